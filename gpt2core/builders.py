@@ -1,4 +1,4 @@
-"""Build the parts of a run: device, model, optimizer, learning rate schedule, and the number of examples of each epoch."""
+"""Build the parts of a run: device, model, optimizer and learning rate schedule."""
 
 import math
 import os
@@ -78,13 +78,6 @@ def parameter_groups(model: GPT2, config: RunConfig) -> list[dict[str, Any]]:
     for name, parameter in trainable_parameters(model).items():
         groups.setdefault(ADAPTERS[config.adapter].lr_factor(name, config), []).append(parameter)
     return [{"params": parameters, "factor": factor} for factor, parameters in (groups or {1.0: []}).items()]
-
-
-def epoch_sizes(config: RunConfig, examples: int) -> list[int]:
-    """Return the number of training examples of each epoch: all in the last, and `growth` times fewer in each one before."""
-    least = min(examples, config.batch_size)
-    remaining = range(config.epochs - 1, -1, -1)
-    return [max(least, math.ceil(examples / config.growth**epochs)) for epochs in remaining]
 
 
 def learning_rate(config: RunConfig, step: int, steps: int) -> float:

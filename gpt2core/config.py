@@ -154,26 +154,36 @@ class PairKeys(Thresholds):
         "folder of generated pairs, or with subfolders `temperature-T` for generation temperatures and in these `critic-NAME`",
         *("data", "stage", "place"),
     )
+    pairs_from: Literal["generated", "real"] | None = key(
+        "generated",
+        "added pairs: generated, none, or real (an upper reference: as many of the task's own pairs, outside of its sample)",
+        *("data", "stage", "if set"),
+    )
     pairs_temperature: Positive | None = key(None, "generation temperature of the pairs", "data", "stage")
     pairs_critic: str | None = key(
         None, "critic that scored the pairs; none: the one of the folder", *("data", "stage", "if set")
     )
-    tau_rule: Literal["fixed", "adaptive"] = key(
+    tau_rule: Literal["fixed", "adaptive", "curriculum"] = key(
         "fixed",
-        "fixed: `tau` as given; adaptive: for each round from the critic's scores, as in FreeMatch",
+        "fixed: `tau` as given; adaptive: for each round from the critic's scores, as in FreeMatch; curriculum: falls to `tau` "
+        "over the epochs of detection",
         *("data", "stage", "if set"),
     )
     pairs_round: AtLeastOne | None = key(
         None, "round that made the pairs: 1, the teacher; 2, the student of round 1; none: all rounds", "data", "stage"
     )
     pairs_examples: Annotated[int, Field(ge=0)] | Literal["all"] = key(
-        "all", "number of accepted pairs to train on, the first ones", "data", "stage"
+        "all",
+        "number of accepted pairs to train on, the first ones; it is an error if there are fewer",
+        "data",
+        "stage",
     )
 
     @property
     def learns_from_pairs(self) -> bool:
-        """Whether the run learns from generated pairs."""
-        return self.pairs is not None and self.pairs_examples != 0
+        """Whether the run learns from added pairs, generated or real."""
+        known = self.pairs_from == "real" or (self.pairs_from == "generated" and self.pairs is not None)
+        return known and self.pairs_examples != 0
 
     @property
     def thresholds(self) -> Thresholds:
@@ -528,7 +538,7 @@ class RunConfig(
             )
         if self.folds > 1 and self.reads_pairs:
             raise ConfigError(
-                f"The value of `folds` is {self.folds}, but must be 1 with generated `pairs`, which come from texts of all folds"
+                f"The value of `folds` is {self.folds}, but must be 1 with added pairs, which come from texts of all folds"
             )
         if self.decoding != FIXED and not all(entry.samples(self.decoding_config) for entry in self.entries("decoder")):
             raise ConfigError(
@@ -538,7 +548,7 @@ class RunConfig(
 
     @property
     def reads_pairs(self) -> bool:
-        """Whether the run or its first stage learns from generated pairs; known once TASKS is imported."""
+        """Whether the run or its first stage learns from added pairs; known once TASKS is imported."""
         return self.learns_from_pairs and any(issubclass(task.keys, PairKeys) for task in self.entries("task"))
 
     @property

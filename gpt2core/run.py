@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from gpt2core.activations import FrozenBlocks
 from gpt2core.adapters import ADAPTERS
-from gpt2core.builders import build_model, build_optimizer, device, epoch_sizes, learning_rate
+from gpt2core.builders import build_model, build_optimizer, device, learning_rate
 from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.data.batches import Batch, collate, epoch_batches
 from gpt2core.data.tokens import Tokens
@@ -53,10 +53,9 @@ class Run:
         self.task, self.adapter = TASKS[config.task], ADAPTERS[config.adapter]
         self.objective = objective_of(self.task, config)
         self.data = data.divided(config)
-        texts = self.data.splits["train"].sample(config.train_examples)
+        texts, self.sizes = self.data.training_examples(config)
         self.tokens: Tokens = self.task.training_examples(texts, base, data.tokenizer, config)
         self.weights = self.task.weights(self.tokens, data.tokenizer, config)
-        self.sizes = epoch_sizes(config, len(self.tokens))
         steps = [math.ceil(size / config.batch_size) for size in self.sizes]
         self.first_steps = np.cumsum([0, *steps])  # the first step of each epoch, and at the end the total
         self.model = build_model(config, base, self.device)

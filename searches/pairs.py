@@ -16,10 +16,11 @@ from gpt2core.config import RunConfig, Thresholds
 from gpt2core.console import print_line
 from gpt2core.distill.config import GenerationConfig
 from gpt2core.distill.critics import CRITICS
-from gpt2core.distill.dataset import pairs_folder, subfolders
+from gpt2core.distill.dataset import load_pairs, pairs_folder, subfolders
 from gpt2core.errors import ConfigError
 from gpt2core.estimates import Range, exactly
 from gpt2core.storage import address
+from searches.conditions import tried
 from searches.domains import Choice
 from searches.options import Options
 from searches.plan import Plan
@@ -30,6 +31,9 @@ from trainables.candidates.job import Job
 from trainables.candidates.pipeline import fit_within
 from trainables.candidates.rounds import run_each_round
 from trainables.trial import TrialSpec
+
+#: Key of thresholds -> the end of its range that accepts fewest pairs; for `negatives`, that needs most.
+STRICTEST = {"tau": max, "max_rouge": min, "min_length_ratio": max, "max_length_ratio": min, "negatives": max}
 
 RECORDED = ("generation", "contexts", "candidates", "pairs", "accepted", "negatives", "critic", "stand_in", "digest")
 
@@ -60,6 +64,21 @@ def make_pairs(options: Options, ledger: Ledger, spec: TrialSpec, console: Conso
             line = f"Pairs, {name}: {made['contexts']['made']} contexts, {accepted}{stand_in}; {note}"
             print_line(console, line)
             ledger.record({"event": "candidates", "name": name, "made": {key: made[key] for key in RECORDED}})
+    check_counts(options.plan)
+
+
+def check_counts(plan: Plan) -> None:
+    """Raise DataError if some set has fewer than `pairs_examples` pairs at the strictest thresholds of the search.
+
+    So all trials learn from the same number of pairs, whatever their thresholds. Scores are stored: nothing is generated.
+    """
+    reference = plan.config(plan.search.reference).but(pairs_from="generated")
+    if not plan.search.learns_from_pairs or reference.pairs_examples == "all":
+        return
+    ends = {key: choose(tried(domain)) for key, choose in STRICTEST.items() if (domain := plan.space.get(key))}
+    names = ("pairs_temperature", "pairs_critic", "pairs_round", "tau_rule", "filters")
+    for values in itertools.product(*(values_of(plan, name) for name in names)):
+        load_pairs(reference.but(**ends, **dict(zip(names, values, strict=True))))
 
 
 def pairs_seconds(plan: Plan, spec: TrialSpec, results: Path, *, patience: float) -> Range:
@@ -115,14 +134,14 @@ def _student(reference: RunConfig) -> dict[str, Any]:
 
 
 def pair_sets(plan: Plan) -> list[Path]:
-    """Return the folders of all pairs that trials may learn from, sorted."""
+    """Return the folders of all generated pairs that trials may learn from, sorted."""
     configs = [plan.config(point) for point in plan.first_points]
     if plan.search.learns_from_pairs:
         reference = plan.config(plan.search.reference)
         names = ("pairs_temperature", "pairs_critic")
         for values in itertools.product(*(values_of(plan, name) for name in names)):
-            configs.append(reference.but(pairs_examples="all", **dict(zip(names, values, strict=True))))
-    return sorted({pairs_folder(config) for config in configs if config.reads_pairs})
+            configs.append(reference.but(pairs_from="generated", **dict(zip(names, values, strict=True))))
+    return sorted({pairs_folder(run) for run in configs if run.reads_pairs and run.pairs_from == "generated"})
 
 
 def temperatures(plan: Plan) -> list[float]:

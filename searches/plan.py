@@ -167,6 +167,11 @@ class Plan:
             return self.levels[0]
         return next(level for level in self.levels if level.value.items() <= point.items())
 
+    def is_upper_reference(self, level: Level) -> bool:
+        """Whether a value of the factor only shows what is possible."""
+        reference = self.search.upper_reference
+        return bool(reference) and reference.items() <= level.value.items()
+
     @property
     def has_factor(self) -> bool:
         """Whether the search compares the values of a factor."""

@@ -73,6 +73,8 @@ SMOKE = Profile(
         "pairs_temperature": 0.7,
         "pairs_critic": "overlap",
         "pairs_round": 1,
+        "pairs_examples": 4,
+        "negatives": 0.0,  # and few are hard negatives
     },
     candidates={"contexts": 12, "candidates": 6},
 )
@@ -104,6 +106,9 @@ class Search:
     reference: Point
     profiles: Mapping[str, Profile]
     factor: Sequence[str] = ()
+    upper_reference: Point = field(
+        default_factory=dict
+    )  # a value of the factor that shows what is possible, but cannot win
     learns_from_pairs: bool = False  # generate pairs by `Profile.candidates` before the first trial
     own_question: str = ""  # the question about a user's own `{data}`; empty if it cannot be asked about that
     own_tasks: Sequence[str] = tuple(OWN_TASKS)  # the tasks on own data that it can be asked for
@@ -121,7 +126,7 @@ class Search:
         """Raise ConfigError if a part has another type, or if the parts contradict each other."""
         self._check_types()
         self._check_roles()
-        points = [("the reference", self.reference)]
+        points = [("the reference", self.reference), ("the upper reference", self.upper_reference)]
         points += [
             (f"the study's points of {task}", point) for task, case in self.tasks.items() for point in case.study
         ]
@@ -152,6 +157,10 @@ class Search:
             if key not in self.scientific:
                 rule = f"its keys must be scientific keys: {nearest(key, self.scientific)}"
                 raise ConfigError(f"The factor has `{key}`, but {rule}")
+        for key in self.upper_reference.keys() - set(self.factor):
+            raise ConfigError(
+                f"The upper reference has `{key}`, but must be a value of the factor: {list(self.factor)}"
+            )
         for key in self.reference.keys() - self.scientific.keys() - self.nuisance.keys():
             raise ConfigError(
                 f"The reference has `{key}`, which is not searched: leave it out, and fix its value in `fixed`"

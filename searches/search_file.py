@@ -29,7 +29,7 @@ ELSEWHERE = {
     **dict.fromkeys(("fold", "judged", "scored_on", "dev_part"), "the search sets it; see --folds and --confirm-on"),
 }
 #: The parts of a file that name keys of runs.
-SECTIONS = {"scientific", "nuisance", "fixed", "reference", "tasks", "profiles"}
+SECTIONS = {"scientific", "nuisance", "fixed", "reference", "upper_reference", "tasks", "profiles"}
 
 
 class SearchFile(Config):
@@ -42,6 +42,9 @@ class SearchFile(Config):
     nuisance: dict[str, Any] = Field({}, description="searched keys that are tuned to make the comparison fair")
     fixed: dict[str, Any] = Field({}, description="keys that are the same in all runs")
     reference: dict[str, Any] = Field(description="a value of each searched key, for trial 0")
+    upper_reference: dict[str, Any] = Field(
+        {}, description="a value of the factor that shows what is possible, but cannot win"
+    )
     tasks: dict[str, dict[str, Any]] = Field(description="the tasks; the first is the default", min_length=1)
     profiles: dict[str, dict[str, Any]] = Field(description="sizes; the first is the default", min_length=1)
     learns_from_pairs: bool = Field(False, description="generate pairs before the first trial")
@@ -108,7 +111,7 @@ def definition_of(search: Search) -> dict[str, Any]:
         return "none" if value is None else value
 
     definition = {name: stated(getattr(search, name)) for name in SearchFile.model_fields.keys() - SECTIONS}
-    for name in ("scientific", "nuisance", "fixed", "reference"):
+    for name in ("scientific", "nuisance", "fixed", "reference", "upper_reference"):
         definition[name] = stated(getattr(search, name))
     definition["tasks"] = {name: stated(case.model_dump()) for name, case in search.tasks.items()}
     profiles = {name: profile.model_dump(exclude_defaults=True) for name, profile in search.profiles.items()}
@@ -146,6 +149,8 @@ def stated_by(definition: Mapping[str, Any], file: str) -> Search:
         fixed = _fixed(stated.fixed)
     with _within(f"{file}, [reference]"):
         reference = _values(stated.reference)
+    with _within(f"{file}, [upper_reference]"):
+        upper_reference = _values(stated.upper_reference)
     tasks = {name: _case(name, values, f"{file}, [tasks.{name}]") for name, values in stated.tasks.items()}
     profiles = {name: _profile(values, f"{file}, [profiles.{name}]") for name, values in stated.profiles.items()}
     with _within(file):
@@ -157,6 +162,7 @@ def stated_by(definition: Mapping[str, Any], file: str) -> Search:
             nuisance=nuisance,
             fixed=fixed,
             reference=reference,
+            upper_reference=upper_reference,
             profiles=profiles,
             file=file,
             definition=definition,

@@ -34,7 +34,8 @@ def schema() -> Schema:
     case["properties"]["study"]["items"] = point
     profile["properties"]["run"] |= fixed
     properties = whole["properties"]
-    for section, content in (("scientific", space), ("nuisance", space), ("fixed", fixed), ("reference", point)):
+    points = [("reference", point), ("upper_reference", point)]
+    for section, content in (("scientific", space), ("nuisance", space), ("fixed", fixed), *points):
         properties[section] |= content
     properties["tasks"] |= {"additionalProperties": case, "propertyNames": {"enum": list(TASKS)}}
     properties["own_tasks"]["items"] = {"enum": list(OWN_TASKS)}

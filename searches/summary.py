@@ -82,6 +82,7 @@ class ComparedSetting(_Part):
     high: float | None = None
     failed: list[str] = []
     stable: bool = False
+    upper_reference: bool = False  # shows what is possible, but has no part in the decision
     expected: list[float] = []
 
 

@@ -45,6 +45,10 @@ class Corpus:
     rejected: Counter[str] = field(default_factory=Counter)  # rows by reason
     facts: dict[str, str | int] = field(default_factory=dict)  # recorded with each trial, which shows the fact `note`
     notes: tuple[str, ...] = ()  # remarks for `describe`
+    added: int = (
+        0  # rows at the end of `train` that come on top of `train_examples`; the best first, if they have scores
+    )
+    most_examples: int | None = None  # the greatest `train_examples`, if some of the first rows are added too
 
     def __post_init__(self) -> None:
         sizes = {split: len(rows) for split, rows in self.splits.items()}

@@ -118,13 +118,18 @@ class Tokens:
 
         The order matters as SST is nearly sorted by sentiment. A smaller sample is the beginning of a larger one.
         """
-        return self.take(np.random.default_rng(SAMPLE_SEED).permutation(len(self))[:count])
+        return self.take(sample_order(len(self))[:count])
 
     def take(self, chosen: np.ndarray) -> "Tokens":
         """Return the examples with the indices `chosen`, in that order."""
         ids, texts = Strings(self.ids, chosen), Strings(self.texts, chosen)
         columns = {name: getattr(self, name)[chosen] for name in ("starts", "lengths", "labels", "given")}
         return replace(self, ids=ids, texts=texts, **columns, activations=None)
+
+
+def sample_order(count: int) -> np.ndarray:
+    """Return the random order (count,) of examples whose beginnings are samples."""
+    return np.random.default_rng(SAMPLE_SEED).permutation(count)
 
 
 def tokenised(key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, limit: int | None = None) -> Tokens:

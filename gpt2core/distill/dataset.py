@@ -10,12 +10,14 @@ from typing import Any
 
 from gpt2core.config import RunConfig
 from gpt2core.data.corpus import Corpus, Row
-from gpt2core.data.origin import GENERATED, DataOrigin
+from gpt2core.data.origin import GENERATED, UNKNOWN, DataOrigin
+from gpt2core.data.quora import load_quora
+from gpt2core.data.tokens import sample_order
 from gpt2core.distill.acceptance import CLASSES, adaptive_tau, read_accepted
 from gpt2core.distill.manifest import MANIFEST, read_rounds
 from gpt2core.distill.sentences import clean
 from gpt2core.distill.shards import read
-from gpt2core.errors import DataError
+from gpt2core.errors import ConfigError, DataError
 from gpt2core.storage import fetch, local
 
 HELD_OUT = 20  # one context in this many goes to a student's dev split
@@ -70,10 +72,13 @@ def rounds(folder: Path) -> list[dict[str, Any]]:
 
 
 def load_pairs(config: RunConfig) -> PairSet:
-    """Return the first `pairs_examples` accepted pairs, and up to `negatives` times as many hard negatives.
+    """Return the first `pairs_examples` accepted pairs, and `negatives` times as many hard negatives; or real pairs.
 
-    Raises DataError.
+    With a curriculum, those come first of whose class the critic is surest. Raises DataError, also if there are fewer pairs;
+    only with `pairs_examples` all are there as many hard negatives as there can be.
     """
+    if config.pairs_from == "real":
+        return real_pairs(config)
     pairs, folder = PairSet(), pairs_folder(config)
     for entry in rounds(folder):
         if config.pairs_round in (None, entry["round"]):
@@ -88,7 +93,53 @@ def load_pairs(config: RunConfig) -> PairSet:
                 pairs.accepted.extend(shard.accepted.slice(0, left).to_pylist())
                 wanted = math.ceil(config.negatives * len(pairs.accepted)) - len(pairs.negatives)
                 pairs.negatives.extend(shard.negatives(wanted).to_pylist())
+    if config.pairs_examples != "all":
+        _check_count("accepted pairs", len(pairs.accepted), config.pairs_examples, folder)
+        _check_count("hard negatives", len(pairs.negatives), _negatives(config), folder)
+    if config.tau_rule == "curriculum":
+        pairs.accepted.sort(key=lambda pair: -pair["critic"])
+        pairs.negatives.sort(key=lambda pair: pair["critic"])
     return pairs
+
+
+def _negatives(config: RunConfig) -> int:
+    """Return the number of hard negatives for a number of accepted pairs."""
+    return math.ceil(config.negatives * int(config.pairs_examples))
+
+
+def _check_count(what: str, count: int, wanted: int, source: str | Path) -> None:
+    if count < wanted:
+        raise DataError(
+            f"{source}: has {count:,} {what} for this run, but `pairs_examples` and `negatives` ask for {wanted:,}; lower one "
+            "of these or `tau`, or generate more contexts"
+        )
+
+
+def real_pairs(config: RunConfig) -> PairSet:
+    """Return `pairs_examples` duplicates and `negatives` times as many other pairs of Quora's training split.
+
+    They are the last ones in the order of samples, so that `train_examples` can sample others. Raises DataError or HubError, and
+    ConfigError without a number of pairs.
+    """
+    if config.pairs_examples == "all":
+        raise ConfigError("The value of `pairs_examples` is 'all', but must be a number with `pairs_from` 'real'")
+    corpus = load_quora(config.data_dir)
+    rows = corpus.splits["train"]
+    chosen: list[list[Pair]] = []
+    for label, count in ((1, config.pairs_examples), (0, _negatives(config))):
+        last = [rows[place] for place in sample_order(len(rows))[::-1] if rows[place].label == label][:count]
+        _check_count(f"pairs of class {label}", len(last), count, corpus.origin.source)
+        texts = ({"sentence1": row.text, "sentence2": row.second} for row in last)
+        chosen.append(
+            [{"id": f"real-{row.id}", "context": row.id, **text} for row, text in zip(last, texts, strict=True)]
+        )
+    return PairSet(accepted=chosen[0], negatives=chosen[1])
+
+
+def _most_examples(rows: Sequence[Row], pairs: PairSet) -> int:
+    """Return how many rows come before the first of some real pairs in the order of samples."""
+    taken = {pair["context"] for pair in (*pairs.accepted, *pairs.negatives)}
+    return next(number for number, place in enumerate(sample_order(len(rows))) if rows[place].id in taken)
 
 
 def _check_critic(folder: Path, entry: dict[str, Any], config: RunConfig) -> None:
@@ -96,8 +147,8 @@ def _check_critic(folder: Path, entry: dict[str, Any], config: RunConfig) -> Non
     critic = (entry.get("critic") or {}).get("critic")
     if critic is not None and config.pairs_critic not in (None, critic):
         raise DataError(
-            f"{folder}: the critic `{critic}` scored these pairs, but `pairs_critic` is {config.pairs_critic!r}: leave that out, "
-            f"or give the pairs of another --out, made with --critic {config.pairs_critic}"
+            f"{folder}: the critic `{critic}` scored these pairs, but `pairs_critic` is {config.pairs_critic!r}; set it to none, "
+            f"or give pairs that were made with --critic {config.pairs_critic}"
         )
 
 
@@ -122,8 +173,10 @@ def rewriting_corpus(config: RunConfig) -> Corpus:
     The dev split holds the pairs of one in HELD_OUT contexts of round 1, so the students of all rounds share it. These contexts
     are in no training split.
     """
-    folder = pairs_folder(config)
-    first = load_pairs(config.but(pairs_round=1, pairs_examples="all", negatives=0))
+    real = config.pairs_from == "real"
+    source = "real pairs of Quora" if real else f"generated pairs in {pairs_folder(config)}"
+    everything = {} if real else {"pairs_round": 1, "pairs_examples": "all"}
+    first = load_pairs(config.but(negatives=0, **everything))
     names = {pair["context"] for pair in first.accepted}
     contexts = sorted(names, key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     held_out = set(contexts[: math.ceil(len(contexts) / HELD_OUT)])
@@ -135,35 +188,40 @@ def rewriting_corpus(config: RunConfig) -> Corpus:
     for split, rows in splits.items():
         if not rows:
             raise DataError(
-                f"{folder}: no accepted pair is left for the {split} split; lower `tau`, or generate more contexts"
+                f"{source}: no accepted pair is left for the {split} split; lower `tau`, or generate more contexts"
             )
     notes = list(dict.fromkeys([*first.notes, *chosen.notes]))
-    origin = DataOrigin(source=f"generated pairs in {folder}", licence=GENERATED)
+    origin = DataOrigin(source=source, licence=UNKNOWN if real else GENERATED)
     return Corpus(name="pairs", origin=origin, splits=splits, facts=_facts(notes), notes=tuple(notes))
 
 
 def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
-    """Return a corpus of question pairs with the run's generated pairs spread evenly over its training rows.
+    """Return a corpus of question pairs with the run's added pairs behind its training rows, see `Corpus.added`.
 
-    Accepted pairs have class 1, hard negatives class 0. The corpus is returned unchanged if the run learns from no generated
-    pairs. Raises DataError.
+    Accepted pairs have class 1, hard negatives class 0. The corpus is returned unchanged if the run learns from no added pairs.
+    Raises DataError.
     """
     if not config.learns_from_pairs:
         return corpus
     splits = {split: _cleaned(rows) if config.clean_text else rows for split, rows in corpus.splits.items()}
     pairs = load_pairs(config)
-    generated = _interleaved(_rows(pairs.accepted), _rows(pairs.negatives, 0))
+    added = _interleaved(_rows(pairs.accepted), _rows(pairs.negatives, 0))
+    real = config.pairs_from == "real"
+    kind = "real" if real else "generated"
     facts: dict[str, str | int] = {
-        "generated_pairs": len(pairs.accepted),
-        "generated_negatives": len(pairs.negatives),
-        "generated_digest": pairs.digest,
+        f"{kind}_pairs": len(pairs.accepted),
+        f"{kind}_negatives": len(pairs.negatives),
+        f"{kind}_digest": pairs.digest,
         **_facts(pairs.notes),
     }
-    words = f"{len(pairs.accepted)} generated pairs and {len(pairs.negatives)} hard negatives of {pairs_folder(config)}"
+    words = f"{len(pairs.accepted)} generated pairs and {len(pairs.negatives)} hard negatives"
+    words = f"{len(added)} real pairs more" if real else f"{words} of {pairs_folder(config)}"
     return replace(
         corpus,
         origin=corpus.origin.model_copy(update={"source": f"{corpus.origin.source}; {words}"}),
-        splits={**splits, "train": _interleaved(splits["train"], generated)},
+        splits={**splits, "train": [*splits["train"], *added]},
+        added=len(added),
+        most_examples=_most_examples(splits["train"], pairs) if real and added else None,
         facts=facts,
         notes=(*corpus.notes, *pairs.notes),
     )

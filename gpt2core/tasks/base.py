@@ -14,6 +14,7 @@ from gpt2core.config import DetectionPairKeys, PairKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row, by_reason
 from gpt2core.data.dividing import halves, without_fold
+from gpt2core.data.order import training_order
 from gpt2core.data.tokens import Example, Tokens, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.baselines import Baseline, ngram_baselines
@@ -54,6 +55,21 @@ class TaskData:
     def confirmation_part(self) -> Tokens:
         """Return the half of the dev split that a search does not use, to confirm its result; empty if dev is too small."""
         return halves(self.splits["dev"])[1]
+
+    def training_examples(self, config: RunConfig) -> tuple[Tokens, list[int]]:
+        """Return the examples that a run trains on, and how many of them, from the first on, each epoch has.
+
+        Raises ConfigError if `train_examples` leaves too few real pairs for `pairs_from`.
+        """
+        train, corpus = self.splits["train"], self.corpus
+        own = len(train) - corpus.added
+        if corpus.most_examples is not None and (config.train_examples or own) > corpus.most_examples:
+            raise ConfigError(
+                f"The value of `train_examples` is {config.train_examples or 'none'}, but must be at most "
+                f"{corpus.most_examples:,} with `pairs_from` 'real', so that the added pairs are left out of the sample"
+            )
+        order, sizes = training_order(config, own, corpus.added)
+        return train.take(order), sizes
 
     def divided(self, config: RunConfig) -> "TaskData":
         """Return the data for a run of `config`; raise ConfigError for more folds than texts.
@@ -117,6 +133,8 @@ class Task(Protocol):
         """Return overrides, as `Component.values` does. Without generated pairs, all keys about pairs are ignored."""
         if not issubclass(self.keys, PairKeys):
             return {}
+        if config.learns_from_pairs and config.pairs_from == "real":
+            return dict.fromkeys(PairKeys.model_fields.keys() - {"pairs_from", "pairs_examples"})
         if config.learns_from_pairs:
             return {"tau": None} if config.tau_rule == "adaptive" else {}
         ignored = self.keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()

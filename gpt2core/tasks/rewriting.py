@@ -1,6 +1,7 @@
 """Rewriting a sentence in other words, learnt from generated pairs as in step 4 of Impossible Distillation."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -22,6 +23,10 @@ class Rewriting(LanguageTask):
     name = "rewriting"
     keys = RewritingKeys
     encoding = f"{REWRITE} {{}}, EOS"
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Return overrides: a curriculum is for detection only, so that students are those of the fixed threshold."""
+        return {**super().values(config), **({"tau_rule": "fixed"} if config.tau_rule == "curriculum" else {})}
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Return accepted pairs; the dev split has those of one in twenty contexts of the first round."""

@@ -23,7 +23,10 @@ ENDED = (COMPLETED, STOPPED)
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The compared settings, the decision about them, and the trial behind each setting's name."""
+    """The compared settings, the decision about them, and the trial behind each setting's name.
+
+    An upper reference is a side without a part in the decision.
+    """
 
     sides: Sequence[Side]
     trials: Mapping[str, str]
@@ -59,8 +62,15 @@ def find(plan: Plan, state: State, names: Sequence[str], seeds: int | None = Non
         sides += [Side(name=level.name) for level in plan.levels if level.name not in titles]
     reference = None if plan.compares_each else titles[-1]
     design = plan.design or Design.fixed(rounds)
-    decision = decide(sides, margin=plan.margin, direction=plan.direction, design=design, reference=reference)
+    upper = upper_references(plan)
+    judged_sides = [side for side in sides if side.name not in upper]
+    decision = decide(judged_sides, margin=plan.margin, direction=plan.direction, design=design, reference=reference)
     return Finding(sides=sides, trials=dict(zip(titles, names, strict=True)), decision=decision, reference=reference)
+
+
+def upper_references(plan: Plan) -> set[str]:
+    """Return the names of the values of the factor that are only upper references."""
+    return {level.name for level in plan.levels if plan.compares_each and plan.is_upper_reference(level)}
 
 
 def is_decided(plan: Plan, state: State, names: Sequence[str], seeds: int) -> bool:
@@ -135,7 +145,7 @@ def expected_best(scores: Sequence[float], direction: Direction) -> list[float]:
 
 def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[str]) -> list[ComparedSetting]:
     """Return a row for each value of the factor, in its order, or for each compared trial."""
-    table = []
+    table, upper = [], upper_references(plan)
     for title, value, trials, chosen in _groups(plan, state, finding, finalists):
         side = next((side for side in finding.sides if side.name == title), None) if finding else None
         scores = [score for trial in trials if (score := trial.score(plan.objective, plan.direction)) is not None]
@@ -154,6 +164,7 @@ def rows(plan: Plan, state: State, finding: Finding | None, finalists: Sequence[
                 high=mean.high if mean else None,
                 failed=list(side.failed) if side else [],
                 stable=side.stable if side else False,
+                upper_reference=title in upper,
                 expected=expected_best(scores, plan.direction) if scores else [],
             )
         )

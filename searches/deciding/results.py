@@ -6,10 +6,10 @@ from operator import itemgetter
 
 import numpy as np
 
-from gpt2core.metrics.comparison import Runs, mean_of
+from gpt2core.metrics.comparison import Runs, mean_of, pairwise
 from searches.deciding import wording
 from searches.deciding.comparing import Judges
-from searches.deciding.confirmation import Finding, find, replicates, rows
+from searches.deciding.confirmation import Finding, find, replicates, rows, upper_references
 from searches.deciding.decision import UNDECIDED, Decision
 from searches.deciding.method import COSTS
 from searches.deciding.objectives import cost, feasible
@@ -137,9 +137,21 @@ def _sentences(
     else:
         points = {title: state.trials[trial].point for title, trial in finding.trials.items()}
         sentences = wording.about_best(decision, table, points, finding.reference, plan.metric, plan.margin)
+    sentences += [_about_upper(plan, finding, row.name) for row in table if finding and row.upper_reference]
     if finding and decision.outcome == UNDECIDED and not decision.complete:
         sentences.append(wording.detectable_text(decision, plan.metric))
     return sentences
+
+
+def _about_upper(plan: Plan, finding: Finding, name: str) -> str:
+    """Return how far an upper reference is from the best other setting; empty if either is not stable."""
+    stable = {side.name: side.runs for side in finding.sides if side.stable and side.runs is not None}
+    others = [other for other in stable if other not in upper_references(plan)]
+    best = plan.direction.best(others, key=lambda other: stable[other].mean)
+    if name not in stable or best is None:
+        return ""
+    (pair,) = pairwise(stable, [(name, best)])
+    return wording.about_upper_reference(pair, name, plan.metric)
 
 
 def _why_nothing(plan: Plan, state: State, names: Sequence[str]) -> str:
@@ -169,8 +181,11 @@ def judging_texts(state: State) -> str:
 
 def _chosen(plan: Plan, table: list[ComparedSetting], winner: str | None, best: TrialRow | None) -> str | None:
     """Return the trial of the model folder: the winner, else the best mean on fresh seeds, else the best score."""
-    confirmed = [row for row in table if row.stable and row.mean is not None]
+    rows = [row for row in table if not row.upper_reference]
+    confirmed = [row for row in rows if row.stable and row.mean is not None]
     leading = plan.direction.best(confirmed, key=lambda row: row.mean or 0.0)
+    if leading is None and best is not None and plan.level_of(best.point).name in upper_references(plan):
+        leading = plan.direction.best([row for row in rows if row.score is not None], key=lambda row: row.score or 0.0)
     return winner or (leading.trial if leading else None) or (best.id if best else None)
 
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 import numpy as np
 
 from gpt2core.adapters import ADAPTERS
-from gpt2core.builders import epoch_sizes
 from gpt2core.config import RunConfig
 from gpt2core.data.dividing import SMALL
+from gpt2core.data.order import epoch_sizes
 from gpt2core.describe import describe
 from gpt2core.metrics.comparison import LEAST, Runs, mean_of
 from gpt2core.metrics.intervals import Interval
@@ -182,8 +182,8 @@ def _judged(line: Line, summary: Summary, mean: Interval, runs: Sequence[TrialRo
         baseline=value,
         baseline_words=baseline,
     )
-    learns_from_all = figure.point.get("pairs_examples") == "all"
-    instead = stand_in(figure.model, first.config, list(summary.pairs.values()) if learns_from_all else [])
+    with_pairs = figure.point.get("pairs_from") == "generated"
+    instead = stand_in(figure.model, first.config, list(summary.pairs.values()) if with_pairs else [])
     differing = differences(figure, first)
     if instead:
         return replace(line, mark=STAND_IN, why="; ".join([instead, *differing]))

@@ -151,6 +151,13 @@ def about_best(
     return [f"No setting better than the reference was found: {differ}.", *needed_text(decision)]
 
 
+def about_upper_reference(pair: Pair, name: str, metric: Metric) -> str:
+    """Return the sentence about an upper reference and the best of the compared settings."""
+    text = MetricText(metric)
+    better, worse, amount = text.advantage(pair)
+    return f"Upper reference, not a candidate: {name}; {better} is better than {worse} by {amount} in {text.name}."
+
+
 def evidence(decision: Decision, metric: Metric, scope: str) -> list[str]:
     """Return up to three lines: the largest difference, the size of the differences that are ruled out, and the scope."""
     text, lines = MetricText(metric), []

@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 from rich.console import Console
 
-from gpt2core.builders import epoch_sizes
 from gpt2core.checkpoints.layout import KEPT
 from gpt2core.component import Decides
 from gpt2core.config import RunConfig, keys_that_decide
+from gpt2core.data.order import epoch_sizes
 from gpt2core.describe import count_trainable
 from gpt2core.errors import DivergedError, UserError
 from gpt2core.estimates import Range

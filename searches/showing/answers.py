@@ -66,6 +66,8 @@ def status(row: ComparedSetting, answer: Verdict) -> str:
         return f"unstable: {count(len(row.failed), 'run')} failed"
     if row.trial is None:
         return "no score"
+    if row.upper_reference:
+        return "upper reference, not a candidate"
     if not row.runs:
         return "not run again"
     if row.trial == answer.winner:

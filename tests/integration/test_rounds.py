@@ -1,6 +1,7 @@
 """Rounds on real Ray: the student of each round writes the candidates of the next one."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from tests import distilling
 from trainables.candidates import rounds
 from trainables.candidates.folder import manifest
 from trainables.candidates.job import Job
-from trainables.candidates.rounds import Student, good_share, run_rounds
+from trainables.candidates.rounds import Student, good_share, run_each_round, run_rounds
 
 pytestmark = pytest.mark.slow
 
@@ -61,6 +62,24 @@ def test_the_same_command_again_makes_nothing_again(job: Job, said: list[str]) -
     run_rounds(job, 2, SETTINGS, [], again.append)
     assert again == said
     assert distilling.contents(job.folder) == before
+
+
+def test_another_critic_scores_the_same_texts(job: Job, said: list[str]) -> None:
+    """It has candidates of its own from round 2 on, because its student writes them."""
+    before = distilling.contents(job.folder)
+    out = job.folder / "critic-embedding"
+    other = replace(job, out=str(out), texts=job.out, critic="embedding", max_quarantine=1.0)
+    entries = run_each_round(other, 2, SETTINGS)
+    new = {name: content for name, content in distilling.contents(job.folder).items() if name not in before}
+    assert distilling.contents(job.folder) == before | new, "no file is written again"
+    first, second = manifest(job.folder)["rounds"]
+    assert [entry["critic"]["critic"] for entry in entries] == ["embedding", "embedding"]
+    for stage in ("contexts", "candidates"):
+        assert entries[0]["shards"][stage] == first["shards"][stage]
+    assert entries[1]["shards"]["contexts"] == second["shards"]["contexts"]
+    assert entries[1]["shards"]["candidates"] != second["shards"]["candidates"]
+    assert entries[0]["shards"]["pairs"] != first["shards"]["pairs"]
+    assert {name.split("/")[0] for name in new} == {"candidates", "critic-embedding"}
 
 
 def test_other_settings_train_another_student(job: Job, said: list[str]) -> None:

@@ -33,7 +33,7 @@ from gpt2core.identity import identity
     ({"judged": True}, "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search'"),
     (
         {"task": "paraphrase", "pairs": "/p", "folds": 2},
-        "The value of `folds` is 2, but must be 1 with generated `pairs`",
+        "The value of `folds` is 2, but must be 1 with added pairs",
     ),
 ])  # fmt: skip
 def test_wrong_values_are_explained(values: dict[str, object], message: str) -> None:

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpt2core import speed
-from gpt2core.builders import epoch_sizes
 from gpt2core.config import RunConfig
+from gpt2core.data.order import epoch_sizes
 from gpt2core.distill.shards import Shard
 from gpt2core.estimates import Range, exactly
 from gpt2core.speed import evaluation_seconds, mean_range, step_seconds, threads

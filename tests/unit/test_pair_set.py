@@ -1,5 +1,6 @@
 """Generated pairs as training data."""
 
+import itertools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ import pytest
 from gpt2core.config import RunConfig, Thresholds
 from gpt2core.data.corpus import Corpus, Row
 from gpt2core.data.origin import DataOrigin
+from gpt2core.data.quora import load_quora
 from gpt2core.distill.acceptance import adaptive_tau
 from gpt2core.distill.dataset import load_pairs, rewriting_corpus, rounds, with_pairs
 from gpt2core.distill.manifest import MANIFEST
-from gpt2core.errors import DataError
+from gpt2core.errors import ConfigError, DataError
 from gpt2core.files import read_json, write_json
 from gpt2core.identity import identity
+from gpt2core.pretrain_stage import run_data
 from gpt2core.tasks import TASKS
 from gpt2core.testing import toys
-from tests import generated
+from tests import course, generated
 
 QUORA = Corpus(
     name="quora",
@@ -75,6 +78,73 @@ def test_a_smaller_set_has_negatives_in_proportion(config: RunConfig) -> None:
     assert found.digest != load_pairs(config).digest
 
 
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"pairs_examples": 61}, "has 60 accepted pairs for this run, but `pairs_examples` and `negatives` ask for 61"),
+    ({"pairs_examples": 50, "negatives": 1.3}, "has 60 hard negatives for this run, but .* ask for 65"),
+    ({"pairs_examples": 10, "tau": 0.95}, "has 0 accepted pairs for this run"),
+])  # fmt: skip
+def test_too_few_pairs_are_an_error(config: RunConfig, changes: dict[str, object], message: str) -> None:
+    """So that all runs with a number of pairs learn from that number, whatever their thresholds."""
+    with pytest.raises(DataError, match=message):
+        load_pairs(config.but(**changes))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    data = course.folder(tmp_path_factory.mktemp("quora"))
+    return RunConfig(task="paraphrase", data_dir=str(data), pairs_from="real", pairs_examples=6, negatives=0.5)
+
+
+def test_real_pairs_are_as_many_and_none_of_the_sample(real: RunConfig) -> None:
+    rows = load_quora(real.data_dir).splits["train"]
+    found = load_pairs(real)
+    by_id = {row.id: row for row in rows}
+    assert [by_id[pair["context"]].label for pair in found.accepted] == [1] * 6
+    assert [by_id[pair["context"]].label for pair in found.negatives] == [0] * 3
+    data = run_data(real)
+    most = data.corpus.most_examples
+    assert most is not None
+    plain, _ = run_data(real.but(pairs_from=None)).training_examples(real.but(train_examples=most))
+    tokens, sizes = data.training_examples(real.but(train_examples=most))
+    assert set(sizes) == {most + 9}
+    own = [name for name in tokens.ids if not name.startswith("real-")]
+    assert sorted(own) == sorted(plain.ids), "the sample is that without pairs"
+    taken = {pair["context"] for pair in (*found.accepted, *found.negatives)}
+    assert taken.isdisjoint(own)
+    for count in (most + 1, None):
+        with pytest.raises(ConfigError, match=f"but must be at most {most} with `pairs_from` 'real'"):
+            data.training_examples(real.but(train_examples=count))
+
+
+def test_real_pairs_ignore_what_is_about_generated_ones(real: RunConfig) -> None:
+    other = real.but(pairs="/nowhere", tau=0.1, tau_rule="adaptive", pairs_temperature=0.3, pairs_critic="nli")
+    assert identity(other) == identity(real)
+    assert identity(real.but(pairs_examples=7)) != identity(real)
+    with pytest.raises(ConfigError, match="`pairs_examples` is 'all', but must be a number"):
+        load_pairs(real.but(pairs_examples="all"))
+    with pytest.raises(DataError, match="pairs of class 1 for this run"):
+        load_pairs(real.but(pairs_examples=10**6))
+
+
+def test_a_student_may_learn_from_the_same_real_pairs(real: RunConfig) -> None:
+    splits = rewriting_corpus(real.but(task="rewriting")).splits
+    learnt = sorted(row.id for row in (*splits["train"], *splits["dev"]))
+    assert learnt == sorted(pair["id"] for pair in load_pairs(real).accepted)
+    assert len(splits["dev"]) == 1
+
+
+def test_a_curriculum_begins_with_the_surest_pairs(config: RunConfig, tmp_path: Path) -> None:
+    rows = [row | {"critic": round(row["critic"] * (1 - n / 500), 4)} for n, row in enumerate(generated.contexts(30))]
+    folder = generated.folder(tmp_path, [rows])
+    run = RunConfig(task="paraphrase", pairs=str(folder), tau=0.5, negatives=1.0, tau_rule="curriculum")
+    found, fixed = load_pairs(run), load_pairs(run.but(tau_rule="fixed"))
+    assert sorted(pair["id"] for pair in found.accepted) == sorted(pair["id"] for pair in fixed.accepted)
+    assert [pair["critic"] for pair in found.accepted] == sorted((p["critic"] for p in fixed.accepted), reverse=True)
+    assert [pair["critic"] for pair in found.negatives] == sorted(p["critic"] for p in fixed.negatives)
+    student = run.but(task="rewriting")
+    assert identity(student) == identity(student.but(tau_rule="fixed")), "it is for detection only"
+
+
 def test_a_pair_of_two_contexts_is_accepted_once(tmp_path: Path) -> None:
     rows = generated.contexts(10)
     rows[-2] |= {key: rows[0][key] for key in ("sentence1", "sentence2")} | {"critic": 0.95}
@@ -112,8 +182,10 @@ def test_a_round_accepts_a_repeated_pair_once(written: RunConfig) -> None:
     assert len(load_pairs(written).accepted) == 2 * (len(UNEVEN) - 1)
 
 
-@pytest.mark.parametrize("values", [{}, {"pairs_examples": 5}, {"pairs_examples": 14}, {"pairs_round": 2}])
-@pytest.mark.parametrize("negatives", [0.0, 0.5, 1.0, 9.0])
+@pytest.mark.parametrize(("values", "negatives"), [
+    *itertools.product([{}, {"pairs_round": 2}], [0.0, 0.5, 1.0, 9.0]),
+    *itertools.product([{"pairs_examples": 5}, {"pairs_examples": 14}], [0.0, 0.5, 1.0]),
+])  # fmt: skip
 def test_a_student_reads_the_pairs_that_filtering_the_stored_scores_accepts(
     written: RunConfig, tmp_path: Path, negatives: float, values: dict[str, object]
 ) -> None:
@@ -160,11 +232,13 @@ def test_a_folder_without_accepted_is_filtered_with_a_note(config: RunConfig) ->
     assert load_pairs(config).notes == [note]
 
 
-def test_detection_trains_on_both_evenly_mixed_and_is_scored_on_its_own(config: RunConfig) -> None:
+def test_detection_adds_both_evenly_mixed_and_is_scored_on_its_own(config: RunConfig) -> None:
     corpus = with_pairs(QUORA, config)
     train = corpus.splits["train"]
     assert len(train) == 90 + 60 + 30
-    assert sum(row.id.startswith("r1") for row in train[:60]) == pytest.approx(30, abs=2)
+    assert corpus.added == 60 + 30
+    assert train[:90] == QUORA.splits["train"]
+    assert sum(row.label for row in train[90:120]) == pytest.approx(20, abs=1)
     assert corpus.splits["dev"] == QUORA.splits["dev"]
     assert {row.label for row in train if row.id.endswith("000-001")} == {1}
     assert {row.label for row in train if row.id.endswith("000-002")} == {0}

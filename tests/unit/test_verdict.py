@@ -82,6 +82,27 @@ def by_rank(losses: Mapping[int, float]) -> Losses:
 SAME = by_rank(dict.fromkeys((4, 8, 16, 32), 4.3))
 
 
+UPPER = dataclasses.replace(OF_RANK, upper_reference={"rank": 32})
+
+
+def test_an_upper_reference_is_shown_but_cannot_win() -> None:
+    plan, strategy = searched(by_rank({4: 4.5, 8: 4.4, 16: 4.5, 32: 4.0}), search=UPPER)
+    found = summary(plan, strategy)["answer"]
+    assert found["text"].startswith("Yes, rank matters: rank 8 has the best dev loss, ahead of rank 4 by 0.")
+    assert "Upper reference, not a candidate: rank 32; rank 32 is better than rank 8 by 0." in found["text"]
+    assert [row["upper_reference"] for row in found["rows"]] == [False, False, False, True]
+    assert not any("rank 32" in (pair["a"], pair["b"]) for pair in found["pairs"])
+    assert plan.level_of(strategy.ledger.state.trials[found["winner"]].point).name == "rank 8"
+    assert found["chosen"] == found["winner"]
+
+
+def test_an_upper_reference_is_not_chosen_without_fresh_seeds_either() -> None:
+    plan, strategy = searched(by_rank({4: 4.5, 8: 4.4, 16: 4.5, 32: 4.0}), search=UPPER, replicates=0)
+    found = summary(plan, strategy)["answer"]
+    assert found["winner"] is None
+    assert plan.level_of(strategy.ledger.state.trials[found["chosen"]].point).name == "rank 8"
+
+
 def test_a_factor_that_matters_is_answered_with_its_values() -> None:
     found = answer(by_rank({4: 4.5, 8: 4.5, 16: 4.5, 32: 4.3}))
     assert found["outcome"] == DIFFERENCE
