@@ -9,7 +9,7 @@ STUDENT = {"pairs_from": "generated", "kl_weight": 0.1, "kl_on": "pairs", "negat
 APPROACH_1 = {**ACCEPTED, **STUDENT, "filters": "basic", "clean_text": True, "contrastive_weight": 0.1, "batch_size": 8}
 APPROACH_2 = {**ACCEPTED, **STUDENT, "filters": "all", "clean_text": False, "contrastive_weight": 0.0, "batch_size": 16}
 PAIRS_OF_NANO = {"pairs_examples": 200, "pairs_temperature": 0.4, "pairs_critic": "overlap", "pairs_round": 1}
-SMALL = {"epochs": 3, "train_examples": 1000, "dev_examples": 3000, "lr": 3e-4, "batch_size": 16}
+SMALL = {"epochs": 3, "train_examples": 800, "dev_examples": 2000, "lr": 3e-4, "batch_size": 16}
 LARGE = {"epochs": 8, "train_examples": 250_000, "pairs_examples": 1000}
 
 SEARCH = Search(
@@ -42,7 +42,7 @@ SEARCH = Search(
             model="gpt2-nano",
             trials=9,
             replicates=3,
-            run={**SMALL, **PAIRS_OF_NANO, "pretrain_epochs": 2, "pretrain_lr": 3e-4},
+            run={**SMALL, **PAIRS_OF_NANO, "pretrain_epochs": 1, "pretrain_lr": 3e-4},
             candidates={"contexts": 800, "candidates": 20},
         ),
         "study": Profile(

@@ -131,7 +131,8 @@ def _sentences(
     plan: Plan, state: State, finding: Finding | None, decision: Decision, table: list[ComparedSetting]
 ) -> list[str]:
     if plan.compares_each:
-        sentences = wording.about_factor(plan.factor_name, decision, table, plan.metric, plan.margin)
+        compared = [row for row in table if not row.upper_reference]
+        sentences = wording.about_factor(plan.factor_name, decision, compared, plan.metric, plan.margin)
     elif finding is None or finding.reference is None:
         sentences = [f"Not decided: {decision.reason}."]
     else:

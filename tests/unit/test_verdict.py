@@ -96,6 +96,12 @@ def test_an_upper_reference_is_shown_but_cannot_win() -> None:
     assert found["chosen"] == found["winner"]
 
 
+def test_an_upper_reference_is_not_among_the_compared_values() -> None:
+    found = answer(SAME, search=UPPER)
+    assert found["outcome"] == EQUIVALENT
+    assert "rank 4, 8 and 16 are within" in found["text"]
+
+
 def test_an_upper_reference_is_not_chosen_without_fresh_seeds_either() -> None:
     plan, strategy = searched(by_rank({4: 4.5, 8: 4.4, 16: 4.5, 32: 4.0}), search=UPPER, replicates=0)
     found = summary(plan, strategy)["answer"]
