@@ -73,7 +73,7 @@ def describe(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    lora = f" of {result['ranks']} on {', '.join(result['targets'])}" if result["targets"] else ""
+    lora = f" of {_rank_words(result)} on {', '.join(result['targets'])}" if result["targets"] else ""
     lora += f" ({', '.join(result['variants'])})" if result["variants"] else ""
     total = result["total_parameters"]
     rows = [
@@ -101,6 +101,13 @@ def describe(options: argparse.Namespace) -> None:
         f"Attention {names} at {cost['length']:,} tokens: {cost['attended_pairs']:,} pairs of {cost['dense_pairs']:,} "
         f"({100 * cost['share']:.2f}%), {cost['flops'] / 1e9:,.3f} GFLOP forward, dense {cost['dense_flops'] / 1e9:,.3f}"
     )
+
+
+def _rank_words(described: Mapping[str, Any]) -> str:
+    """Return the rank of LoRA pairs, and of each block if the name of the ranks does not list them."""
+    by_block = ",".join(map(str, described["ranks_by_block"]))
+    is_listed = described["ranks"] in (f"rank {described['rank']}", f"ranks {by_block}")
+    return f"{described['ranks']}" + ("" if is_listed else f" ({by_block})")
 
 
 def train(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import torch
 from gpt2core.adapters import ADAPTERS, adapt
 from gpt2core.adapters.base import Preset
 from gpt2core.adapters.lora import TARGETS
-from gpt2core.adapters.ranks import rank_text
+from gpt2core.adapters.ranks import parse_ranks, rank_text
 from gpt2core.attention import ATTENTION, schedule
 from gpt2core.attention.pattern import offsets, pairs
 from gpt2core.builders import add_head, build_model
@@ -53,6 +53,7 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
         "preset": preset,
         "rank": config.rank if has_lora else None,
         "ranks": rank_text(config) if has_lora else None,
+        "ranks_by_block": _ranks_by_block(config, chosen["blocks"], shape.n_layer) if has_lora else None,
         "targets": TARGETS[config.targets] if has_lora else None,
         "variants": _lora_variants(config) if has_lora else None,
         "total_parameters": total,
@@ -134,6 +135,13 @@ def _shapes(config: RunConfig) -> GPT2:
     model = without_weights(shape_of(config.model), attention=config.attention_config)
     add_head(model, config)
     return model
+
+
+def _ranks_by_block(config: RunConfig, blocks: str | None, n_layer: int) -> list[int]:
+    """Return the rank of each block, 0 for one that is not adapted."""
+    adapted = parse_blocks(blocks or "all", n_layer)
+    ranks = parse_ranks(config.ranks, config.rank, adapted)
+    return [ranks.get(block, 0) for block in range(n_layer)]
 
 
 def _lora_variants(config: RunConfig) -> list[str]:

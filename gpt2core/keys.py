@@ -9,6 +9,7 @@ from gpt2core.component import Keys, decides, declared_keys
 from gpt2core.config import FirstStageKeys, RunConfig, known_keys
 from gpt2core.decoding import DECODERS
 from gpt2core.errors import ConfigError
+from gpt2core.identity import keys_read
 from gpt2core.tasks import TASKS
 
 FIRST_STAGE = "first stage"
@@ -59,13 +60,18 @@ def needed(name: str) -> str:
 
 
 def check_read(config: RunConfig, names: Iterable[str]) -> None:
-    """Raise ConfigError for a key among `names` that no component of the run reads."""
+    """Raise ConfigError for a key among `names` that no component of the run reads, or that its other settings make useless."""
+    read = keys_read(config)
     named = {**config.components, FIRST_STAGE: [] if config.first_task is None else ["pretrain"]}
     for name in names:
         by_kind = readers(name)
         if by_kind and all(set(named[kind]).isdisjoint(able) for kind, able in by_kind.items()):
             raise ConfigError(
                 f"This run does not read `{name}`: it needs {needed(name)}; leave it out, or set that too"
+            )
+        if name not in read:
+            raise ConfigError(
+                f"This run ignores `{name}`, given its other settings ({known_keys()[name].description}); leave it out"
             )
 
 

@@ -99,7 +99,7 @@ def _storage_flag(p: Parser) -> None:
 
 
 def _json_flag(p: Parser) -> None:
-    p.add_argument("--json", action="store_true", help="print JSON, errors too; see docs/reference/json.md")
+    p.add_argument("--json", action="store_true", help="print JSON, errors too")
 
 
 def _control_flags(p: Parser) -> None:

@@ -329,6 +329,14 @@ class Plan:
             key for values in self.conditions.combinations for key in self.conditions.active(values)
         }
 
+    @cached_property
+    def fixed_read(self) -> dict[str, Any]:
+        """The fixed keys that some run of the search reads: a profile may fix keys of other tasks."""
+        if self.program is not None:
+            return dict(self.fixed)
+        read = {key for values in self.conditions.combinations for key in keys_of(self.run(values))}
+        return {key: value for key, value in self.fixed.items() if key in read}
+
     @property
     def places(self) -> dict[str, Any]:
         """The settings of runs that are only paths, which may differ between two starts of a search."""
@@ -406,9 +414,8 @@ def check_settings(plan: Plan, keys: Iterable[str]) -> None:
     """Raise ConfigError for a key of `--set` that only some components read, and no run of the plan."""
     from gpt2core.keys import readers  # PyTorch is too slow to import for --help
 
-    read = {key for values in plan.conditions.combinations for key in keys_of(plan.run(values))}
     for key in keys:
-        if key not in read and readers(key):
+        if key not in plan.fixed_read and readers(key):
             raise ConfigError(unread_text(key))
 
 

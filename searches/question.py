@@ -53,7 +53,7 @@ class Profile(Config):
     )
 
 
-#: The profile of `--smoke` for every search: an end-to-end check in under a minute.
+#: The profile of `--smoke` for every search: an end-to-end check in about a minute.
 SMOKE = Profile(
     model="gpt2-nano",
     trials=3,

@@ -97,7 +97,7 @@ def _in_splits(rows: list[Row], origin: DataOrigin, rejected: Counter[str]) -> C
         split = next((s for s, r in zip(splits, (TRAIN, DEV, TEST), strict=True) if number in r), None)
         least = 3 if split == "test" else 4  # 3 are given
         if split is None:
-            rejected["number in no split of the study"] += 1
+            rejected["numbered outside of the study's splits"] += 1
         elif lines < least:
             rejected[f"fewer than {least} lines"] += 1
         elif lines > LINES[-1]:

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from gpt2core.adapters import ADAPTERS
+from gpt2core.adapters import ADAPTERS, peft_config
 from gpt2core.config import RunConfig
 from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
 from gpt2core.files import atomic_folder
@@ -18,6 +18,8 @@ from searches.promoting.card import model_card
 from searches.promoting.registry import ALIAS, NotRegisteredError, register
 from searches.promoting.selection import Chosen, Promotion, StoredSearch, choose, load_search
 from searches.result_files import PROMOTED
+
+FORMATS: dict[Format, str] = {"adapter": "an adapter", "model": "a whole model"}
 
 
 def promote(options: argparse.Namespace) -> int:
@@ -40,8 +42,8 @@ def promote(options: argparse.Namespace) -> int:
     send(out)
     print(visible(f"{chosen.why}. Trial {chosen.trial.name}, epoch {promotion.epoch}: {address(out)}"))
     print(visible(f"Answer: {search.answer_text}"))
-    if before not in (None, chosen.trial.name):
-        print(f"It replaces trial {before}, which was promoted before.")
+    if before not in (None, (chosen.trial.name, format)):
+        print(f"It replaces trial {before[0]} as {FORMATS[before[1]]}, which was promoted before.")
     name = name or promotion.name
     try:
         version = register(promotion, out, name, options.tracking_uri)
@@ -88,8 +90,8 @@ def _format(requested: str, config: RunConfig) -> Format:
     return "adapter" if ADAPTERS[config.adapter].peft_format and config.first_task is None and has_base else "model"
 
 
-def _replaceable(out: Path, search: StoredSearch) -> str | None:
-    """Return the trial of the search that `out` holds, None if `out` is empty; raise UserError for other contents."""
+def _replaceable(out: Path, search: StoredSearch) -> tuple[str, Format] | None:
+    """Return which trial of the search `out` holds and how, None if `out` is empty; raise UserError for other contents."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
@@ -100,4 +102,4 @@ def _replaceable(out: Path, search: StoredSearch) -> str | None:
         raise UserError(
             f"{out}: exists already and was not promoted from {search.name}; choose another --out, or remove it"
         )
-    return str(run.get("trial"))
+    return str(run.get("trial")), "adapter" if (out / peft_config.NAME).is_file() else "model"

@@ -341,7 +341,7 @@ class Tracker:
         """Log the searched keys of a trial, then the fixed ones and its seed; `config.yaml` has all others."""
         self._log_data(self._run_id(trial))
         values = {"task": self.plan.task, **parameters(trial.run)}
-        shown = [*(key for key in self.plan.space if key in trial.point), *self.plan.fixed, "seed"]
+        shown = [*(key for key in self.plan.space if key in trial.point), *self.plan.fixed_read, "seed"]
         params = _params({key: values[key] for key in shown if key in values})
         self.client.log_batch(self._run_id(trial), params=params)
 

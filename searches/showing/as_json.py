@@ -97,7 +97,7 @@ def _about(options: Options) -> Json:
             "unit": plan.metric.unit,
         },
         "space": {key: space.model_dump(mode="json") for key, space in space_of(plan).items()},
-        "fixed": dict(plan.fixed),
+        "fixed": plan.fixed_read,
         "method": plan.method.to_dict(),
     }
 

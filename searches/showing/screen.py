@@ -237,7 +237,7 @@ def keys_table(plan: Plan) -> Table[tuple[str, str, str]]:
     """Return the searched and the fixed keys of a plan, each with its role and its values."""
     roles = {key: "scientific" if key in plan.search.scientific else "nuisance" for key in plan.space}
     searched = [(key, roles[key], plan.domain_text(key)) for key in plan.space]
-    fixed = [(key, "fixed", value_text(value)) for key, value in plan.fixed.items()]
+    fixed = [(key, "fixed", value_text(value)) for key, value in plan.fixed_read.items()]
     columns: list[Column[tuple[str, str, str]]] = [
         Column(heading, itemgetter(place)) for place, heading in enumerate(("key", "role", "values"))
     ]

@@ -43,7 +43,7 @@ def test_the_course_files_are_read_and_rejected_rows_are_counted_with_reasons(tm
         "test": ["145"],
     }
     assert [row.text.count("\n") + 1 for row in corpus.splits["train"]] == [14, 15, 12]
-    assert corpus.rejected == {"duplicate id": 1, "number in no split of the study": 1, "fewer than 3 lines": 1}
+    assert corpus.rejected == {"duplicate id": 1, "numbered outside of the study's splits": 1, "fewer than 3 lines": 1}
     assert "1 rejected: fewer than 3 lines" in corpus.describe()
 
 

@@ -139,12 +139,24 @@ def test_attention_is_counted(flags: list[str], pairs: int, share: float, capsys
     (["--adapter", "last-linear", "--blocks", "0"], "This run does not read `blocks`: it needs adapter freeze or lora"),
     (["--attention-window", "4"], "This run does not read `attention_window`: it needs attention auto or logsparse"),
     (["--set", "pretrain_lr=0.1"], "This run does not read `pretrain_lr`: it needs first stage pretrain"),
+    (["--set", "dpo_beta=0.2"], "This run ignores `dpo_beta`, given its other settings (DPO: beta"),
 ])  # fmt: skip
 def test_a_flag_that_the_run_does_not_read_is_an_error(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status(main, ["describe", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ranks", "words"), [
+    ("rising", "ranks rising with the mean 8 (3,6,10,13)"),
+    ("4,4,8,16", "ranks 4,4,8,16"),
+    ("0-1:4", "ranks 0-1:4 (4,4,0,0)"),
+    ("uniform", "rank 8"),
+])  # fmt: skip
+def test_the_rank_of_each_block_is_shown(ranks: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status(main, ["describe", "--adapter", "lora", "--set", f"ranks={ranks}"])
+    assert capsys.readouterr().out.startswith(f"gpt2-nano, adapter lora of {words} on query, key, value\n")
 
 
 def test_keys_of_the_first_stage_are_read_too(capsys: pytest.CaptureFixture[str]) -> None:
