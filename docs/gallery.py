@@ -105,6 +105,7 @@ def run(exhibit: Exhibit) -> None:
     page = (FOLDER / exhibit.report).read_text(encoding="utf-8")
     for path in [exhibit.report, *map(Path, re.findall(rf'href="([^"#]+/{REPORT})"', page))]:
         text = (FOLDER / path).read_text(encoding="utf-8").replace(f"{ROOT}/", "")
+        (FOLDER / path).write_text(text, encoding="utf-8")  # which is photographed
         kept = REPORTS / f"{path}.gz"
         kept.parent.mkdir(parents=True, exist_ok=True)
         kept.write_bytes(gzip.compress(text.encode(), mtime=0))
