@@ -9,7 +9,7 @@ from gpt2core.component import Keys, decides, declared_keys
 from gpt2core.config import FirstStageKeys, RunConfig, known_keys
 from gpt2core.decoding import DECODERS
 from gpt2core.errors import ConfigError
-from gpt2core.identity import keys_read
+from gpt2core.identity import components_of
 from gpt2core.tasks import TASKS
 
 FIRST_STAGE = "first stage"
@@ -61,7 +61,9 @@ def needed(name: str) -> str:
 
 def check_read(config: RunConfig, names: Iterable[str]) -> None:
     """Raise ConfigError for a key among `names` that no component of the run reads, or that its other settings make useless."""
-    read = keys_read(config)
+    ignored = {
+        key for component in components_of(config) for key, value in component.values(config).items() if value is None
+    }
     named = {**config.components, FIRST_STAGE: [] if config.first_task is None else ["pretrain"]}
     for name in names:
         by_kind = readers(name)
@@ -69,7 +71,7 @@ def check_read(config: RunConfig, names: Iterable[str]) -> None:
             raise ConfigError(
                 f"This run does not read `{name}`: it needs {needed(name)}; leave it out, or set that too"
             )
-        if name not in read:
+        if name in ignored and config.first_task is None:  # whose task may read it
             raise ConfigError(
                 f"This run ignores `{name}`, given its other settings ({known_keys()[name].description}); leave it out"
             )
