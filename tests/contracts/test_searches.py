@@ -78,8 +78,10 @@ def test_it_runs_on_own_data_or_says_which_searches_do(name: str) -> None:
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_the_space_has_the_compared_keys(name: str) -> None:
-    plan = make_plan(search(name), "quick")
+    plan = make_plan(search(name), "study")
     assert plan.space.keys() == {*plan.search.scientific, *plan.search.nuisance}
+    quick = make_plan(search(name), "quick")
+    assert quick.space.keys() == plan.space.keys() - quick.profile.run.keys()
     assert plan.search.scientific
     assert not plan.search.scientific.keys() & plan.search.nuisance.keys()
     assert not plan.space.keys() & plan.search.fixed.keys()
