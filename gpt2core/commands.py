@@ -105,9 +105,9 @@ def describe(options: argparse.Namespace) -> None:
 
 def _rank_words(described: Mapping[str, Any]) -> str:
     """Return the rank of LoRA pairs, and of each block if the name of the ranks does not list them."""
-    by_block = ",".join(map(str, described["ranks_by_block"]))
-    is_listed = described["ranks"] in (f"rank {described['rank']}", f"ranks {by_block}")
-    return f"{described['ranks']}" + ("" if is_listed else f" ({by_block})")
+    text, by_block = str(described["ranks"]), ",".join(map(str, described["ranks_by_block"]))
+    is_listed = text in (f"rank {described['rank']}", f"ranks {by_block}")
+    return text if is_listed else f"{text} ({by_block})"
 
 
 def train(options: argparse.Namespace) -> None:

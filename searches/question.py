@@ -106,9 +106,8 @@ class Search:
     reference: Point
     profiles: Mapping[str, Profile]
     factor: Sequence[str] = ()
-    upper_reference: Point = field(
-        default_factory=dict
-    )  # a value of the factor that shows what is possible, but cannot win
+    #: A value of the factor that shows what is possible, but cannot win.
+    upper_reference: Point = field(default_factory=dict)
     learns_from_pairs: bool = False  # generate pairs by `Profile.candidates` before the first trial
     own_question: str = ""  # the question about a user's own `{data}`; empty if it cannot be asked about that
     own_tasks: Sequence[str] = tuple(OWN_TASKS)  # the tasks on own data that it can be asked for

@@ -45,9 +45,8 @@ class Corpus:
     rejected: Counter[str] = field(default_factory=Counter)  # rows by reason
     facts: dict[str, str | int] = field(default_factory=dict)  # recorded with each trial, which shows the fact `note`
     notes: tuple[str, ...] = ()  # remarks for `describe`
-    added: int = (
-        0  # rows at the end of `train` that come on top of `train_examples`; the best first, if they have scores
-    )
+    #: Rows at the end of `train` that come on top of `train_examples`; the best first, if they have scores.
+    added: int = 0
     most_examples: int | None = None  # the greatest `train_examples`, if some of the first rows are added too
 
     def __post_init__(self) -> None:

@@ -18,9 +18,8 @@ from searches.summary import DecodingOrder, DecodingRow, Score
 DRAWS = 1000  # of the bootstrap over texts
 LEVEL = 0.05
 
-Scored = tuple[
-    Trial, Report, np.ndarray
-]  # a trial, its epoch by the best decoding, counts (2, N, S): own setting, best
+#: A trial, its epoch by the best decoding, and counts (2, N, S) at the own setting and at the best one.
+Scored = tuple[Trial, Report, np.ndarray]
 
 
 def decoding_order(plan: Plan, state: State) -> DecodingOrder | None:
