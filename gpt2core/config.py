@@ -154,9 +154,10 @@ class PairKeys(Thresholds):
         "folder of generated pairs, or with subfolders `temperature-T` for generation temperatures and in these `critic-NAME`",
         *("data", "stage", "place"),
     )
-    pairs_from: Literal["generated", "real"] | None = key(
+    added_pairs: Literal["generated", "real"] | None = key(
         "generated",
-        "added pairs: generated, none, or real (an upper reference: as many of the task's own pairs, outside of its sample)",
+        "pairs added to the training data: generated, none, or real (an upper reference: as many of the task's own pairs, "
+        "outside of its sample)",
         *("data", "stage", "if set"),
     )
     pairs_temperature: Positive | None = key(None, "generation temperature of the pairs", "data", "stage")
@@ -182,7 +183,7 @@ class PairKeys(Thresholds):
     @property
     def learns_from_pairs(self) -> bool:
         """Whether the run learns from added pairs, generated or real."""
-        known = self.pairs_from == "real" or (self.pairs_from == "generated" and self.pairs is not None)
+        known = self.added_pairs == "real" or (self.added_pairs == "generated" and self.pairs is not None)
         return known and self.pairs_examples != 0
 
     @property

@@ -5,9 +5,9 @@ from searches.question import Case, Profile, Search
 from searches.runner import main
 
 ACCEPTED = {"tau_rule": "fixed", "tau": 0.75, "pairs_temperature": 0.7, "pairs_critic": "overlap", "pairs_round": 1}
-STUDENT = {"pairs_from": "generated", "kl_weight": 0.1, "kl_on": "pairs", "negatives": 0.5, "r_drop": 0.0, "lr": 1.5e-5}
-APPROACH_1 = {**ACCEPTED, **STUDENT, "filters": "basic", "clean_text": True, "contrastive_weight": 0.1, "batch_size": 8}
-APPROACH_2 = {**ACCEPTED, **STUDENT, "filters": "all", "clean_text": False, "contrastive_weight": 0.0, "batch_size": 16}
+SHARED = {"added_pairs": "generated", "kl_weight": 0.1, "kl_on": "pairs", "negatives": 0.5, "r_drop": 0.0, "lr": 1.5e-5}
+APPROACH_1 = {**ACCEPTED, **SHARED, "filters": "basic", "clean_text": True, "contrastive_weight": 0.1, "batch_size": 8}
+APPROACH_2 = {**ACCEPTED, **SHARED, "filters": "all", "clean_text": False, "contrastive_weight": 0.0, "batch_size": 16}
 PAIRS_OF_NANO = {"pairs_examples": 200, "pairs_temperature": 0.4, "pairs_critic": "overlap", "pairs_round": 1}
 SMALL = {"epochs": 3, "train_examples": 800, "dev_examples": 2000, "lr": 3e-4, "batch_size": 16}
 LARGE = {"epochs": 8, "train_examples": 250_000, "pairs_examples": 1000}
@@ -16,10 +16,10 @@ SEARCH = Search(
     name="distillation",
     question="Do generated paraphrases help to detect paraphrases?",
     tasks={"paraphrase": Case(study=[APPROACH_1, APPROACH_2, {"lr": 1e-5}])},
-    factor=["pairs_from"],
-    upper_reference={"pairs_from": "real"},
+    factor=["added_pairs"],
+    upper_reference={"added_pairs": "real"},
     scientific={
-        "pairs_from": Choice(None, "generated", "real"),
+        "added_pairs": Choice(None, "generated", "real"),
         "tau_rule": Choice("fixed", "adaptive", "curriculum"),
         "tau": Uniform(0.5, 0.95),
         "kl_weight": LogUniform(0.01, 1.0),
@@ -35,7 +35,7 @@ SEARCH = Search(
     },
     nuisance={"lr": LogUniform(1e-6, 1e-3), "batch_size": Choice(8, 16, 32)},
     fixed={"adapter": "full", "pretrain": "rewriting", "growth": 2.0},  # early stopping compares small sets first
-    reference={**APPROACH_2, "pairs_from": None, "lr": 5e-5},
+    reference={**APPROACH_2, "added_pairs": None, "lr": 5e-5},
     learns_from_pairs=True,
     profiles={
         "quick": Profile(

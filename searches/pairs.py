@@ -72,7 +72,7 @@ def check_counts(plan: Plan) -> None:
 
     So all trials learn from the same number of pairs, whatever their thresholds. Scores are stored: nothing is generated.
     """
-    reference = plan.config(plan.search.reference).but(pairs_from="generated")
+    reference = plan.config(plan.search.reference).but(added_pairs="generated")
     if not plan.search.learns_from_pairs or reference.pairs_examples == "all":
         return
     ends = {key: choose(tried(domain)) for key, choose in STRICTEST.items() if (domain := plan.space.get(key))}
@@ -140,8 +140,8 @@ def pair_sets(plan: Plan) -> list[Path]:
         reference = plan.config(plan.search.reference)
         names = ("pairs_temperature", "pairs_critic")
         for values in itertools.product(*(values_of(plan, name) for name in names)):
-            configs.append(reference.but(pairs_from="generated", **dict(zip(names, values, strict=True))))
-    return sorted({pairs_folder(run) for run in configs if run.reads_pairs and run.pairs_from == "generated"})
+            configs.append(reference.but(added_pairs="generated", **dict(zip(names, values, strict=True))))
+    return sorted({pairs_folder(run) for run in configs if run.reads_pairs and run.added_pairs == "generated"})
 
 
 def temperatures(plan: Plan) -> list[float]:

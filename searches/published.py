@@ -172,7 +172,7 @@ def _distillation(label: str, value: float, passes: int, lr: float, batch_size: 
         value=value,
         search="distillation",
         task="paraphrase",
-        point={"pairs_from": "generated", **point},
+        point={"added_pairs": "generated", **point},
         setup={"adapter": "full", "lr": lr, "batch_size": batch_size},
         passes=passes,
     )
@@ -219,7 +219,7 @@ TABLES: dict[str, Sequence[Figure]] = {
         _sentiment("cfimdb", "full", 96.7),
     ],
     "3": [
-        _distillation("baseline,", 80.0, 10, 1e-5, 16, pairs_from=None),
+        _distillation("baseline,", 80.0, 10, 1e-5, 16, added_pairs=None),
         _distillation("approach 1,", 83.0, 4, 1.5e-5, 8, filters="basic"),
         _distillation("approach 2,", 82.0, 8, 1.5e-5, 16, filters="all"),
     ],
@@ -276,10 +276,10 @@ TABLES: dict[str, Sequence[Figure]] = {
 # Claims
 
 _LAST_LINEAR, _FULL = (Setting(name=name, point={"adapter": name}) for name in ("last-linear", "full"))
-_NO_PAIRS = Setting(name="no pairs", point={"pairs_from": None})
-_PAIRS = Setting(name="generated pairs", point={"pairs_from": "generated"})
-_APPROACH_1 = Setting(name="approach 1", point={"pairs_from": "generated", "filters": "basic"})
-_APPROACH_2 = Setting(name="approach 2", point={"pairs_from": "generated", "filters": "all"})
+_NO_PAIRS = Setting(name="no pairs", point={"added_pairs": None})
+_PAIRS = Setting(name="generated pairs", point={"added_pairs": "generated"})
+_APPROACH_1 = Setting(name="approach 1", point={"added_pairs": "generated", "filters": "basic"})
+_APPROACH_2 = Setting(name="approach 2", point={"added_pairs": "generated", "filters": "all"})
 _DENSE, _SPARSE = (Setting(name=name, point={"attention": name}) for name in ("dense", "logsparse"))
 _DENSE_ALONE, _SPARSE_ALONE, _DENSE_POEMS, _SPARSE_POEMS = (
     Setting(name=f"{attention} {words}", point={"attention": attention, "pretrain": first})

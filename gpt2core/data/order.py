@@ -27,7 +27,7 @@ def training_order(config: RunConfig, own: int, added: int) -> tuple[np.ndarray,
     if added:
         order = np.concatenate([order, np.arange(own, own + added)])[sample_order(len(order) + added)]
     sizes = epoch_sizes(config, len(order))
-    if not added or config.tau_rule != "curriculum" or config.pairs_from == "real":
+    if not added or config.tau_rule != "curriculum" or config.added_pairs == "real":
         return order, sizes
     enters = np.searchsorted(sizes, np.arange(len(order)), side="right")  # the epoch, counted from 0
     admitted = np.where(order < own, 0, (order - own) * config.epochs // added)

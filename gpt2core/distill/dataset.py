@@ -77,7 +77,7 @@ def load_pairs(config: RunConfig) -> PairSet:
     With a curriculum, those come first of whose class the critic is surest. Raises DataError, also if there are fewer pairs;
     only with `pairs_examples` all are there as many hard negatives as there can be.
     """
-    if config.pairs_from == "real":
+    if config.added_pairs == "real":
         return real_pairs(config)
     pairs, folder = PairSet(), pairs_folder(config)
     for entry in rounds(folder):
@@ -122,7 +122,7 @@ def real_pairs(config: RunConfig) -> PairSet:
     ConfigError without a number of pairs.
     """
     if config.pairs_examples == "all":
-        raise ConfigError("The value of `pairs_examples` is 'all', but must be a number with `pairs_from` 'real'")
+        raise ConfigError("The value of `pairs_examples` is 'all', but must be a number with `added_pairs` 'real'")
     corpus = load_quora(config.data_dir)
     rows = corpus.splits["train"]
     chosen: list[list[Pair]] = []
@@ -173,7 +173,7 @@ def rewriting_corpus(config: RunConfig) -> Corpus:
     The dev split holds the pairs of one in HELD_OUT contexts of round 1, so the students of all rounds share it. These contexts
     are in no training split.
     """
-    real = config.pairs_from == "real"
+    real = config.added_pairs == "real"
     source = "real pairs of Quora" if real else f"generated pairs in {pairs_folder(config)}"
     everything = {} if real else {"pairs_round": 1, "pairs_examples": "all"}
     first = load_pairs(config.but(negatives=0, **everything))
@@ -206,7 +206,7 @@ def with_pairs(corpus: Corpus, config: RunConfig) -> Corpus:
     splits = {split: _cleaned(rows) if config.clean_text else rows for split, rows in corpus.splits.items()}
     pairs = load_pairs(config)
     added = _interleaved(_rows(pairs.accepted), _rows(pairs.negatives, 0))
-    real = config.pairs_from == "real"
+    real = config.added_pairs == "real"
     kind = "real" if real else "generated"
     facts: dict[str, str | int] = {
         f"{kind}_pairs": len(pairs.accepted),

@@ -59,14 +59,14 @@ class TaskData:
     def training_examples(self, config: RunConfig) -> tuple[Tokens, list[int]]:
         """Return the examples that a run trains on, and how many of them, from the first on, each epoch has.
 
-        Raises ConfigError if `train_examples` leaves too few real pairs for `pairs_from`.
+        Raises ConfigError if `train_examples` leaves too few real pairs for `added_pairs`.
         """
         train, corpus = self.splits["train"], self.corpus
         own = len(train) - corpus.added
         if corpus.most_examples is not None and (config.train_examples or own) > corpus.most_examples:
             raise ConfigError(
                 f"The value of `train_examples` is {config.train_examples or 'none'}, but must be at most "
-                f"{corpus.most_examples:,} with `pairs_from` 'real', so that the added pairs are left out of the sample"
+                f"{corpus.most_examples:,} with `added_pairs` 'real', so that the added pairs are left out of the sample"
             )
         order, sizes = training_order(config, own, corpus.added)
         return train.take(order), sizes
@@ -133,8 +133,8 @@ class Task(Protocol):
         """Return overrides, as `Component.values` does. Without generated pairs, all keys about pairs are ignored."""
         if not issubclass(self.keys, PairKeys):
             return {}
-        if config.learns_from_pairs and config.pairs_from == "real":
-            return dict.fromkeys(PairKeys.model_fields.keys() - {"pairs_from", "pairs_examples"})
+        if config.learns_from_pairs and config.added_pairs == "real":
+            return dict.fromkeys(PairKeys.model_fields.keys() - {"added_pairs", "pairs_examples"})
         if config.learns_from_pairs:
             return {"tau": None} if config.tau_rule == "adaptive" else {}
         ignored = self.keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()

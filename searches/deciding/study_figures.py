@@ -182,7 +182,7 @@ def _judged(line: Line, summary: Summary, mean: Interval, runs: Sequence[TrialRo
         baseline=value,
         baseline_words=baseline,
     )
-    with_pairs = figure.point.get("pairs_from") == "generated"
+    with_pairs = figure.point.get("added_pairs") == "generated"
     instead = stand_in(figure.model, first.config, list(summary.pairs.values()) if with_pairs else [])
     differing = differences(figure, first)
     if instead:

@@ -33,7 +33,7 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
         config = plan.config(point)
         components_of(config)
         count_trainable(config)  # applies attention and adapter to the model's shape
-        if config.reads_pairs and config.pairs_from == "real":
+        if config.reads_pairs and config.added_pairs == "real":
             task_data(config).training_examples(config)
         if without_pairs:
             config = config.but(pairs_examples=0)

@@ -24,7 +24,7 @@ def text_licences(config: RunConfig, origin: DataOrigin) -> dict[str, Licence]:
     licences = {"Data": origin.licence}
     if config.first_task is not None:
         licences[f"Data: Trained first on `{config.first_task}`"] = FIRST.get(config.first_task, UNKNOWN)
-    if config.task == "paraphrase" and config.learns_from_pairs and config.pairs_from == "generated":
+    if config.task == "paraphrase" and config.learns_from_pairs and config.added_pairs == "generated":
         licences["Data: Generated pairs as well"] = GENERATED
     return licences
 

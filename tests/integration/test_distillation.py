@@ -42,11 +42,11 @@ def storage(tmp_path_factory: pytest.TempPathFactory, data_dir: str) -> Path:
 def test_as_many_trials_with_pairs_as_without_the_study_s_among_them(storage: Path) -> None:
     trials = runs.summary(storage, "distillation-smoke")["trials"]
     assert [row["status"] for row in trials] == ["completed"] * 6, "four were asked for"
-    origins = [(row["origin"], row["point"]["pairs_from"]) for row in trials]
+    origins = [(row["origin"], row["point"]["added_pairs"]) for row in trials]
     assert origins[:3] == [("reference", None), ("default", "generated"), ("default", "real")]
     assert set(origins[3:]) == {("sampler", "real"), ("study", "generated"), ("study", None)}
     reference, default, real = trials[:3]
-    (approach,) = (row for row in trials[3:] if row["point"]["pairs_from"] == "generated")
+    (approach,) = (row for row in trials[3:] if row["point"]["added_pairs"] == "generated")
     assert [row["point"]["filters"] for row in (default, approach)] == ["all", "basic"]
     assert not any("generated_pairs" in row["data"] for row in (reference, real))
     assert [row["data"]["generated_pairs"] for row in (default, approach)] == [4, 4], "the number is equal"
@@ -94,7 +94,7 @@ def test_temperatures_that_nobody_can_prepare_are_refused(tmp_path: Path, data_d
 
 def test_data_is_checked_before_there_are_pairs(tmp_path: Path, data_dir: str) -> None:
     def checked(*settings: str) -> str:
-        flags = [word for setting in ("pairs_from=generated", *settings) for word in ("--set", setting)]
+        flags = [word for setting in ("added_pairs=generated", *settings) for word in ("--set", setting)]
         options = parse(SEARCH, ["--smoke", "--storage", str(tmp_path), "--data-dir", data_dir, *flags])
         to_make = list(jobs(options.plan, options.results_folder))
         return check(options.plan, without_pairs=bool(to_make)).corpus.digest

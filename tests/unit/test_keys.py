@@ -88,7 +88,7 @@ KEYS: dict[str, tuple[Values, Any]] = {
     "pairs": ({"task": "paraphrase"}, "/pairs"), "pairs_temperature": (PAIRED, 0.7), "pairs_round": (PAIRED, 1),
     "pairs_critic": (PAIRED, "nli"),
     "pairs_examples": (PAIRED, 5), "negatives": (PAIRED, 0.1), "clean_text": (PAIRED, True), "tau": (PAIRED, 0.5),
-    "kl_on": ({"task": "rewriting", "pairs": "/pairs"}, "own"), "tau_rule": (PAIRED, "adaptive"), "pairs_from": (PAIRED, None),
+    "kl_on": ({"task": "rewriting", "pairs": "/pairs"}, "own"), "tau_rule": (PAIRED, "adaptive"), "added_pairs": (PAIRED, None),
     "max_rouge": (PAIRED, 0.5), "min_length_ratio": (PAIRED, 0.5), "max_length_ratio": (PAIRED, 2.5),
     "filters": (PAIRED, "basic"), "train": (OWN, "/b.csv"), "dev": (OWN, "/b.csv"), "test": (OWN, "/b.csv"),
     "text": (OWN, "review"), "split_seed": (OWN, 1), "label": (OWN, "sort"), "class_names": (OWN, ("1", "2", "3")),

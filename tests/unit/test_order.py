@@ -50,5 +50,5 @@ def test_the_sample_is_the_same_with_added_examples(sample: int | None) -> None:
 
 
 def test_real_pairs_have_no_curriculum() -> None:
-    config = CURRICULUM.but(pairs_from="real", pairs_examples=5)
+    config = CURRICULUM.but(added_pairs="real", pairs_examples=5)
     assert training_order(config, 10, 5)[1] == training_order(config.but(tau_rule="fixed"), 10, 5)[1]

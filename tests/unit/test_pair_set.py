@@ -92,7 +92,7 @@ def test_too_few_pairs_are_an_error(config: RunConfig, changes: dict[str, object
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
     data = course.folder(tmp_path_factory.mktemp("quora"))
-    return RunConfig(task="paraphrase", data_dir=str(data), pairs_from="real", pairs_examples=6, negatives=0.5)
+    return RunConfig(task="paraphrase", data_dir=str(data), added_pairs="real", pairs_examples=6, negatives=0.5)
 
 
 def test_real_pairs_are_as_many_and_none_of_the_sample(real: RunConfig) -> None:
@@ -104,7 +104,7 @@ def test_real_pairs_are_as_many_and_none_of_the_sample(real: RunConfig) -> None:
     data = run_data(real)
     most = data.corpus.most_examples
     assert most is not None
-    plain, _ = run_data(real.but(pairs_from=None)).training_examples(real.but(train_examples=most))
+    plain, _ = run_data(real.but(added_pairs=None)).training_examples(real.but(train_examples=most))
     tokens, sizes = data.training_examples(real.but(train_examples=most))
     assert set(sizes) == {most + 9}
     own = [name for name in tokens.ids if not name.startswith("real-")]
@@ -112,7 +112,7 @@ def test_real_pairs_are_as_many_and_none_of_the_sample(real: RunConfig) -> None:
     taken = {pair["context"] for pair in (*found.accepted, *found.negatives)}
     assert taken.isdisjoint(own)
     for count in (most + 1, None):
-        with pytest.raises(ConfigError, match=f"but must be at most {most} with `pairs_from` 'real'"):
+        with pytest.raises(ConfigError, match=f"but must be at most {most} with `added_pairs` 'real'"):
             data.training_examples(real.but(train_examples=count))
 
 

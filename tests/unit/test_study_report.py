@@ -401,7 +401,7 @@ def test_half_of_a_large_dev_split_is_said_and_a_small_one_is_whole() -> None:
 
 
 def test_table_3_says_how_many_passes_were_really_made() -> None:
-    point = {"pairs_from": "generated", "filters": "basic"}
+    point = {"added_pairs": "generated", "filters": "basic"}
     one = trial("a", point, {"accuracy": 83.0}, task="paraphrase", lr=1.5e-5, epochs=8, growth=2.0)
     one["curve"][0]["train_examples"] = 150_000
     assert study_figures.passes(TrialRow.model_validate(one)) == pytest.approx(1.992, abs=0.001)
