@@ -142,16 +142,10 @@ class OwnGeneration(LanguageTask):
         chosen = choose_outputs(self, of_outputs, tokens, config)
         statistics = {"loss": loss[None], **chosen.counts(of_outputs)}
         texts, *_ = chosen.texts(written)
-        samples = [
-            {"id": name, "given": given, **chosen.note(number), "generated": text, "gold": wanted}
-            for number, (name, given, text, wanted) in enumerate(
-                zip(tokens.ids, tokens.texts, texts, gold, strict=True)
-            )
-        ]
         return Evaluation(
             metrics=measured(self.metrics, statistics, split),
             statistics=statistics,
-            samples=samples,
+            samples=chosen.samples(tokens.ids, tokens.texts, texts, gold),
             tables=chosen.tables(),
             generate_seconds=generate_seconds,
         )

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -26,9 +27,11 @@ from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2, TrunkInput
 from gpt2core.precision import for_generation
 from gpt2core.preferences import dpo_losses, pair_input, paired
-from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured
+from gpt2core.tasks.base import Evaluation, LanguageTask, TaskData, loss_statistics, measured, objective_of
 from gpt2core.tasks.writing import choose_outputs, continued, requested
 from gpt2core.tokenizer import Tokenizer
+
+TEXT_LOSS = "text_loss"  # counts of the loss of generated texts
 
 
 class Sonnet(LanguageTask):
@@ -51,7 +54,7 @@ class Sonnet(LanguageTask):
         ),
         **FORM,
         **named(
-            Metric("text_perplexity", Direction.MIN, "", 2.0, 2, "text_loss", perplexities, (1.0, math.inf)),
+            Metric("text_perplexity", Direction.MIN, "", 2.0, 2, TEXT_LOSS, perplexities, (1.0, math.inf)),
             Metric("distinct_2", Direction.MAX, "", 0.05, bounds=(0.0, 1.0)),
         ),
     }
@@ -105,7 +108,8 @@ class Sonnet(LanguageTask):
         if not config.decode_seeds:
             return super().evaluate(model, data, config, split)
         loss = loss_statistics(self, model, data, config, split)
-        gold = data.splits[split].texts
+        tokens = data.splits[split]
+        gold = tokens.texts
         given, references = zip(*(split_given(text) for text in gold), strict=True)
         started = time.perf_counter()
         written = continuations(model, data.tokenizer, given, config)
@@ -116,27 +120,25 @@ class Sonnet(LanguageTask):
             "chrf": np.stack([sentence_statistics(asked_for(texts), wanted) for texts in written]),
             "chrf_whole": np.stack([sentence_statistics(texts, gold) for texts in sonnets]),
             **form_counts(given, written, data.splits["train"].texts),
-            "text_loss": self.losses_of_texts(model, data, config, sonnets),
         }
-        chosen = choose_outputs(self, of_outputs, data.splits[split], config)
+        text_losses = partial(self.losses_of_texts, model, data, config)
+        if objective_of(self, config).counts == TEXT_LOSS:  # it chooses, so all texts need it
+            of_outputs[TEXT_LOSS] = text_losses(sonnets)
+        chosen = choose_outputs(self, of_outputs, tokens, config)
         statistics = {"loss": loss[None], **chosen.counts(of_outputs)}
         written, sonnets = chosen.texts(written), chosen.texts(sonnets)
+        if TEXT_LOSS not in statistics:
+            statistics[TEXT_LOSS] = text_losses(sonnets)
         ratios = [[len(t) / max(1, len(r)) for t, r in zip(texts, references, strict=True)] for texts in written]
         metrics = {
             **measured(self.metrics, statistics, split),
             "length_ratio": float(np.mean(ratios)),
             "distinct_2": distinct_n([text for texts in sonnets for text in texts], 2),
         }
-        samples = [
-            {"id": name, "given": g, **chosen.note(number), "generated": t, "gold": r}
-            for number, (name, g, t, r) in enumerate(
-                zip(data.splits[split].ids, given, written[0], references, strict=True)
-            )
-        ]
         return Evaluation(
             metrics=metrics,
             statistics=statistics,
-            samples=samples,
+            samples=chosen.samples(tokens.ids, given, written[0], references),
             tables=chosen.tables(),
             generate_seconds=generate_seconds,
         )

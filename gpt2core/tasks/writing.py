@@ -77,8 +77,18 @@ class ChosenOutputs:
             return {}
         return {DECODING: [np.bincount(self.chosen, minlength=len(self.settings)).tolist()]}
 
-    def note(self, number: int) -> dict[str, str]:
-        """Return the setting of a prompt for a sample; nothing if there is one setting."""
+    def samples(
+        self, ids: Sequence[str], given: Sequence[str], texts: Sequence[str], gold: Sequence[str]
+    ) -> list[dict[str, str]]:
+        """Return for each prompt what is given, the setting if there are several, the text, and the gold text."""
+        rows = zip(ids, given, texts, gold, strict=True)
+        return [
+            {"id": name, "given": before, **self._note(number), "generated": text, "gold": wanted}
+            for number, (name, before, text, wanted) in enumerate(rows)
+        ]
+
+    def _note(self, number: int) -> dict[str, str]:
+        """Return the setting of a prompt; nothing if there is one setting."""
         if len(self.settings) == 1:
             return {}
         return {"decoding": setting_text(self.config, self.settings[self.chosen[number]])}

@@ -18,9 +18,10 @@ from gpt2core.metrics.cross_fitting import cross_fitted
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.losses import mean_loss
 from gpt2core.metrics.metric import share
+from gpt2core.model import GPT2
 from gpt2core.submission import content
-from gpt2core.tasks import TASKS, sonnet
-from gpt2core.tasks.sonnet import continuations
+from gpt2core.tasks import TASKS, TaskData, sonnet
+from gpt2core.tasks.sonnet import Sonnet, continuations
 from gpt2core.testing import toys
 from gpt2core.testing.tasks import examples
 
@@ -125,6 +126,29 @@ def test_an_objective_that_scores_generated_texts_chooses() -> None:
     assert {"text_perplexity_fixed", "text_perplexity"} <= by_perplexity.metrics.keys()
     assert "chrf_continuation_fixed" not in by_perplexity.metrics
     assert by_perplexity.metrics["text_perplexity"] < by_chrf.metrics["text_perplexity"]
+
+
+def test_only_chosen_texts_are_scored_by_the_model_and_as_among_all_texts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    task, model, data, scored = Sonnet(), toys.model(), toys.data(dev=9), []
+    losses_of_texts = task.losses_of_texts
+
+    def spy(model: GPT2, data: TaskData, config: RunConfig, texts: Sequence[Sequence[str]]) -> np.ndarray:
+        scored.append(len(texts))
+        return losses_of_texts(model, data, config, texts)
+
+    monkeypatch.setattr(task, "losses_of_texts", spy)
+    evaluation = task.evaluate(model, data, BEST, "dev")
+    assert scored == [BEST.decode_seeds]
+    given = ["\n".join(text.split("\n")[:3]) for text in data.splits["dev"].texts]
+    written = continuations(model, data.tokenizer, given, BEST)
+    sonnets = [[f"{start}\n{text}" for start, text in zip(given, texts, strict=True)] for texts in written]
+    losses = losses_of_texts(model, data, BEST, sonnets).reshape(-1, BEST.decode_seeds, 9, 3)
+    names = [setting_text(BEST, setting) for setting in decoding_settings(BEST)]
+    chosen = [names.index(sample["decoding"]) for sample in evaluation.samples]
+    expected = np.stack([losses[setting, :, number] for number, setting in enumerate(chosen)], axis=1)
+    np.testing.assert_allclose(evaluation.statistics["text_loss"], expected, rtol=1e-5)
 
 
 def test_a_single_text_has_no_other_half_and_is_scored_with_the_runs_own_setting() -> None:
