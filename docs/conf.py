@@ -15,7 +15,7 @@ extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 html_theme = "furo"
 html_title = "gpt2-search"
 html_static_path = ["_static"]
-html_css_files = ["wrap.css"]
+html_css_files = ["style.css"]
 html_show_copyright = False
 default_role = "literal"
 myst_heading_anchors = 3
@@ -23,6 +23,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 # A console block may hold what no shell lexer knows, such as quotes within quotes, and diagrams are shown as text.
 suppress_warnings = ["misc.highlighting_failure"]
 copybutton_prompt_text = "$ "
+copybutton_line_continuation_character = "\\"
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gpt2core.cli import Parser
 
-WIDTH = 100  # columns of help texts
+WIDTH = 88  # columns of help texts
 
 
 def write(folder: Path) -> None:

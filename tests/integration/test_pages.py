@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
@@ -59,6 +60,7 @@ NOT_TYPED = {
     'make search ARGS="--notify': "a stranger's address; tests/unit/test_notify.py has a server",
 }
 TINY = ("train_examples=16", "dev_examples=32", "max_new_tokens=8", "decode_seeds=1")
+COLUMNS = 80  # of the terminal on which pages show outputs
 LENIENT = ("tau=0.2", "min_length_ratio=0.2", "max_length_ratio=5")  # few pairs of a small model are paraphrases
 
 
@@ -273,12 +275,12 @@ def test_a_command_of_a_page_works_and_prints_what_the_page_shows(
 
 
 def starts(shown: Sequence[str]) -> Iterator[str]:
-    """How the lines of output begin that a page shows; a line as wide as the page goes on in the next one."""
-    wide = False
-    for line in shown:
-        if not wide and line.strip() not in ("", "...") and not line.strip().startswith("#"):
+    """How the lines of output begin that a page shows, wrapped at words as on a terminal of 80 columns."""
+    for above, line in pairwise(["", *shown]):
+        word, *_ = [*line.split(), ""]
+        is_wrapped = len(above) <= COLUMNS < len(f"{above} {word}")
+        if not is_wrapped and word not in ("", "...") and not word.startswith("#"):
             yield re.split(r": | \(", shape(line.replace("-quick", "-smoke")))[0]
-        wide = len(line) > 100
 
 
 def shape(line: str) -> str:
