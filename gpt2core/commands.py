@@ -54,7 +54,7 @@ MOST_SAMPLES = 1_000  # of a prompt, since all are generated in one batch
 #: Metrics of the cost of an epoch, not of the model.
 COSTS = (
     *("train_seconds", "train_examples", "eval_seconds", "tokens_per_second"),
-    *("trainable_parameters", "predicted_gpu_memory_gb"),
+    *("trainable_parameters", "kept_parameters", "predicted_gpu_memory_gb"),
 )
 
 

@@ -182,6 +182,14 @@ class Run:
         states = [self.optimizer.state.get(p) for group in self.optimizer.param_groups for p in group["params"][:1]]
         return [state["step"]._version if state else 0 for state in states]
 
+    @property
+    def kept(self) -> int | None:
+        """The number of parameters that are left after training, with the task's own head; None if the adapter prunes none."""
+        if self.adapter.keeps is None:
+            return None
+        head = 0 if self.model.head is None else self.model.head.weight.numel()
+        return self.adapter.keeps(self.base, self.config) + head
+
     @cached_property
     def predicted_gpu_memory_gb(self) -> float:
         """The peak memory on a GPU of a step with the longest examples, for each worker."""

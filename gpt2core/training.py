@@ -282,6 +282,7 @@ def _training_metrics(run: Run, epoch: int, progress: EpochProgress) -> dict[str
         "train_seconds": progress.seconds,
         "tokens_per_second": run.token_count(examples) / progress.seconds,
         "trainable_parameters": run.trainable,
+        **({} if run.kept is None else {"kept_parameters": run.kept}),
         "predicted_gpu_memory_gb": run.predicted_gpu_memory_gb,
         **({"gpu_memory_gb": torch.cuda.max_memory_allocated(run.device) / 1e9} if gpu else {}),
     }

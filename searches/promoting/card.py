@@ -238,7 +238,7 @@ def _score(label: str, metrics: Mapping[str, float], metric: Metric | str) -> Sc
 def _training(p: Promotion) -> str:
     hidden = {*keys_that_decide("place"), "task", "epochs", *(["model"] if is_place(p.config.model) else [])}
     values = {key: value for key, value in identity(p.config).items() if key not in hidden}
-    trainable = p.metrics.get("trainable_parameters")
+    counts = {"trainable_parameters": "Trainable parameters", "kept_parameters": "Kept after pruning"}
     columns = [
         Column[tuple[str, Any]]("key", lambda row: row[0], code=True),
         Column[tuple[str, Any]]("value", lambda row: value_text(row[1])),
@@ -250,7 +250,7 @@ def _training(p: Promotion) -> str:
             f"- SHA-256 of the data: {markdown_code(p.digest)}",
             f"- Searched settings: {cell(point_text(p.trial.point)) or 'none'}",
             f"- Epochs: {p.epoch} of {p.config.epochs}, the best by {words(p.search.objective)}",
-            *([f"- Trainable parameters: {int(trainable):,}"] if trainable is not None else []),
+            *(f"- {text}: {int(p.metrics[name]):,}" for name, text in counts.items() if name in p.metrics),
             "",
             as_markdown(Table(title="", columns=columns, rows=sorted(values.items()))),
         ]

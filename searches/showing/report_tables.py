@@ -42,6 +42,7 @@ REASONS = 50  # rows of the table of failures
 NAMES = 8  # trials that a row of it names
 OVER_TEXTS = "The interval of a single trial is over texts only; another seed would change its score as well."
 ONE_SEED = "Each score is of one run; another seed would change it."
+PRUNED = "Kept parameters are left after training; AdaLoRA prunes the others in the first epoch."
 ROLES = {"scientific": "compared", "nuisance": "tuned for each compared value, for a fair comparison", None: ""}
 
 #: Metrics that are shown beside the objective if a task has them -> decimals.
@@ -54,12 +55,13 @@ def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[T
     keys = dict.fromkeys(key for row in rows for key in row.point)
     compared = [key for key in keys if key in summary.space and summary.space[key].role == "scientific"]
     brief = brief_keys(keys, compared)
-    best = summary.best_id
+    best, pruned = summary.best_id, _kept_parameters(rows)
     columns = [
         Column[TrialRow]("trial", lambda row: row.id),
         score_column(summary),
         *(_value(key, detail=key not in brief) for key in sorted(keys, key=lambda key: key not in compared)),
         *(_metric(name, digits, summary) for name, digits in _metrics(summary, rows).items()),
+        *pruned,
         Column[TrialRow]("best epoch", lambda row: f"{row.best_epoch or 0} of {row.epochs}", number=True, detail=True),
         Column[TrialRow]("status", lambda row: row.status),
         Column[TrialRow]("origin", lambda row: row.origin, detail=True),
@@ -67,7 +69,7 @@ def trials_table(summary: Summary, title: str = "Trials, best first") -> Table[T
     if summary.pareto:
         columns.append(Column("Pareto front", lambda row: "yes" if row.id in summary.pareto else ""))
     more = f"The best {MOST} are shown; {len(rows) - MOST} more are in summary.json. " if len(rows) > MOST else ""
-    note = more + (OVER_TEXTS if summary.by_texts else ONE_SEED)
+    note = more + (OVER_TEXTS if summary.by_texts else ONE_SEED) + (f" {PRUNED}" if pruned else "")
     return Table(
         title=title,
         columns=columns,
@@ -104,6 +106,18 @@ def _metrics(summary: Summary, rows: list[TrialRow]) -> dict[str, int]:
     shown = COLUMNS | dict.fromkeys(summary.costs, 2)
     reported = {name for row in rows for name in row.metrics} - {summary.objective}
     return {name: digits for name, digits in shown.items() if name in reported}
+
+
+def _kept_parameters(rows: list[TrialRow]) -> list[Column[TrialRow]]:
+    """Return a column of the parameters that are left after training; none if no trial prunes any."""
+
+    if not any("kept_parameters" in row.metrics for row in rows):
+        return []
+
+    def show(row: TrialRow) -> str:
+        return number(row.metrics.get("kept_parameters", row.metrics.get("trainable_parameters")), 0)
+
+    return [Column("kept parameters", show, number=True)]
 
 
 def decoding_table(summary: Summary) -> Table[DecodingRow]:

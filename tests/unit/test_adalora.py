@@ -24,7 +24,9 @@ from gpt2core.model_folder import export
 from gpt2core.packing import Packer
 from gpt2core.run import Run
 from gpt2core.steps import Step
+from gpt2core.tasks import TASKS
 from gpt2core.testing import toys
+from gpt2core.testing.tasks import examples
 from gpt2core.training import train
 from gpt2core.weights import load_model
 
@@ -135,6 +137,20 @@ def test_it_keeps_as_many_parameters_as_lora(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("gpt2core.describe.shape_of", lambda name: toys.SHAPE)
     for targets in TARGETS:
         assert count_kept(CONFIG.but(targets=targets)) == count_kept(CONFIG.but(adapter="lora", targets=targets))
+
+
+@pytest.mark.parametrize("task", ["sonnet", "sst"])
+def test_a_run_reports_the_parameters_that_it_keeps_beside_those_that_train(
+    task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gpt2core.describe.shape_of", lambda name: toys.SHAPE)
+    run = CONFIG.but(task=task, epochs=1)
+    pruned, plain = (
+        next(train(each, toys.model(), examples(TASKS[task]))).metrics for each in (run, run.but(adapter="lora"))
+    )
+    assert pruned["kept_parameters"] == count_kept(run) == plain["trainable_parameters"]
+    assert pruned["trainable_parameters"] > pruned["kept_parameters"]
+    assert "kept_parameters" not in plain
 
 
 def test_float16_is_refused() -> None:

@@ -127,6 +127,18 @@ def test_the_answer_comes_last_on_the_screen_with_its_evidence_and_notes() -> No
     assert f"{found['best']['score']:.3f} [" in text, "with the digits of the metric"
 
 
+def test_parameters_that_are_kept_are_shown_once_a_trial_prunes_some(tmp_path: Path) -> None:
+    found = summary(5)
+    without = written(tmp_path, found)[1] + shown(found)
+    assert "kept parameters" not in without.lower()
+    found["trials"][1]["metrics"]["kept_parameters"] = 1234.0
+    for text in (written(tmp_path, found)[1], shown(found)):
+        assert "Kept parameters are left after training" in text
+        assert all(kept in text and kept not in without for kept in ("1,000", "1,234", "3,000")), (
+            "as many as train otherwise"
+        )
+
+
 def test_what_became_of_each_value_is_said() -> None:
     answer = about_factor([row for row in summary(8)["trials"] if row["of"] is None], "difference")
     answer["rows"][0] |= {"failed": ["0000-r2"], "stable": False}
