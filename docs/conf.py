@@ -20,7 +20,7 @@ html_show_copyright = False
 default_role = "literal"
 myst_heading_anchors = 3
 myst_enable_extensions = ["colon_fence", "deflist"]
-# A console block may hold what no shell lexer knows, such as quotes within quotes, and diagrams are shown as text.
+# A console block may hold what no shell lexer knows, such as quotes within quotes.
 suppress_warnings = ["misc.highlighting_failure"]
 copybutton_prompt_text = "$ "
 copybutton_line_continuation_character = "\\"
