@@ -34,7 +34,7 @@ SEARCH = Search(
             trials=10,
             replicates=3,
             folds=2,
-            run={"pretrain_lr": 1e-3, "pretrain_epochs": 3, "decode_seeds": 2},
+            run={"pretrain_lr": 1e-3, "pretrain_epochs": 3, "decode_seeds": 1},
         ),
         "study": Profile(
             model="gpt2", trials=40, replicates=5, run={"pretrain_lr": 1e-5, "pretrain_epochs": 10, "decode_seeds": 10}
