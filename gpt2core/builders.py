@@ -13,6 +13,7 @@ from gpt2core.config import RunConfig
 from gpt2core.errors import ConfigError
 from gpt2core.loss_scaling import ScaledAdamW
 from gpt2core.model import GPT2, trainable_parameters, without_weights
+from gpt2core.multitask.models import joined
 from gpt2core.precision import narrow_type
 from gpt2core.tasks import TASKS
 
@@ -42,6 +43,8 @@ def build_model(config: RunConfig, base: GPT2, device: torch.device) -> GPT2:
     Frozen parameters share memory with `base` if it is on the same device. Trainable parameters, and those that the adapter
     changed, are copies. If nothing trains, the model is `base` itself. Raises ConfigError if the adapter cannot be applied.
     """
+    if parts := TASKS[config.task].parts(config):
+        return joined({name: build_model(part.config, base, device) for name, part in parts.items()}, config)
     has_head = bool(TASKS[config.task].classes(config))
     if not config.trains and not has_head and base.attention == config.attention_config:
         return adapt(base.to(device), config)

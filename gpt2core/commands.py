@@ -32,7 +32,7 @@ from gpt2core.keys import KEY_HEADINGS, check_read, described_keys, key_cells
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
 from gpt2core.model_config import unused_decoding
-from gpt2core.model_folder import check_format, is_model_folder, load_folder, sort_classes
+from gpt2core.model_folder import Format, check_format, is_model_folder, load_folder, sort_classes
 from gpt2core.model_folder import export as export_run
 from gpt2core.naming import words
 from gpt2core.pretrain_stage import cached_starting_model, run_data, starting_model
@@ -187,6 +187,7 @@ def evaluate(options: argparse.Namespace) -> None:
 def predict(options: argparse.Namespace) -> None:
     """Write the predicted class of each text of a split, in the course's submission format."""
     config, model, description = _model(options)
+    _check_single(config)
     task, split = TASKS[config.task], options.split
     if not isinstance(task, Classification):
         classifying = ", ".join(name for name, entry in TASKS.items() if isinstance(entry, Classification))
@@ -246,6 +247,7 @@ def generate(options: argparse.Namespace) -> None:
     if not 1 <= options.samples <= MOST_SAMPLES:
         raise ConfigError(f"The value of `--samples` is {options.samples}, but must be 1 to {MOST_SAMPLES:,}")
     config, model, _ = _model(options)
+    _check_single(config)
     _print_ignored_settings(config)
     tokenizer = Tokenizer.load(model_folder(config.model))
     texts = [unescape(text) for text in options.prompt for _ in range(options.samples)]
@@ -272,14 +274,10 @@ def export(options: argparse.Namespace) -> None:
     check_format(config, options.format)
     out = _folder_to_write(options.out)
     epoch = export_run(config, folder, out, options.format)
-    classes = TASKS[config.task].classes(config)
-    kind = "GPT2ForSequenceClassification" if classes else "GPT2LMHeadModel"
-    if options.format == "adapter":
-        base = f"{hub_name(config.model)!r}" + (f", num_labels={classes}" if classes else "")
-        usage = f"peft loads it with PeftModel.from_pretrained({kind}.from_pretrained({base}), {str(out)!r})"
-    else:
-        usage = f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
-    _say(f"Epoch {epoch} is in {out}: {usage}")
+    parts = TASKS[config.task].parts(config)
+    runs = {out / name: part.config for name, part in parts.items()} or {out: config}
+    for path, run in runs.items():
+        _say(f"Epoch {epoch} is in {path}: {_usage(run, path, options.format)}")
     if is_sparse(config.attention_config):
         _say(f"warning: this run has `{config.attention}` attention, but transformers uses dense attention")
 
@@ -335,6 +333,25 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
     epoch = load_best(folder, model, base)
     description = f"{trained.model}, adapter {trained.adapter}, epoch {epoch} of {folder}"
     return config, model.train(False).requires_grad_(False), description
+
+
+def _usage(config: RunConfig, out: Path, format: Format) -> str:
+    """Return how the exported model of a single task is loaded."""
+    classes = TASKS[config.task].classes(config)
+    kind = "GPT2ForSequenceClassification" if classes else "GPT2LMHeadModel"
+    if format == "adapter":
+        base = f"{hub_name(config.model)!r}" + (f", num_labels={classes}" if classes else "")
+        return f"peft loads it with PeftModel.from_pretrained({kind}.from_pretrained({base}), {str(out)!r})"
+    return f"transformers loads it with {kind}.from_pretrained({str(out)!r}), and so does --model {out}"
+
+
+def _check_single(config: RunConfig) -> None:
+    """Raise ConfigError for a run of several tasks, which has a model for each."""
+    if parts := TASKS[config.task].parts(config):
+        raise ConfigError(
+            f"The checkpoint has a model for each of the tasks {', '.join(parts)}: write these by `gpt2-search export`, "
+            f"then name the folder of one, as in --checkpoint FOLDER/{next(iter(parts))}"
+        )
 
 
 def convert(options: argparse.Namespace) -> None:

@@ -199,14 +199,18 @@ class DetectionPairKeys(PairKeys):
     clean_text: bool = key(False, "detection: normalise quotes, white space and Unicode of all texts", "data", "stage")
 
 
-class ParaphraseKeys(ClassificationKeys, DetectionPairKeys):
-    """Keys of paraphrase detection."""
+class AnswerKeys(ClassificationKeys):
+    """Keys of paraphrase detection without generated pairs."""
 
     paraphrase_head: Literal["binary", "cloze"] = key(
         "binary",
         "head of paraphrase detection: binary (a classifier), or cloze (yes or no by the tied head)",
         *("step", "evaluation", "score"),
     )
+
+
+class ParaphraseKeys(AnswerKeys, DetectionPairKeys):
+    """Keys of paraphrase detection."""
 
 
 class RewritingKeys(PairKeys):
@@ -453,7 +457,8 @@ class RunKeys(Keys):
 
     task: str = key(
         "sonnet",
-        "task to learn: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems; on own data classify, generate or text",
+        "task to learn: sst, cfimdb, paraphrase, rewriting, sonnet, pretraining or poems; multi: the `tasks`; on own data "
+        "classify, generate or text",
         *("data", "step", "evaluation", "score"),
     )
     model: str = key(
@@ -532,6 +537,8 @@ class RunConfig(
             raise ConfigError(
                 "The value of `judged` is True, but no text is left to judge: set `dev_part` to 'search', or `folds` to 2 or more"
             )
+        if self.pretrain == "multi":
+            raise ConfigError("The value of `pretrain` is 'multi', but must be a single task")
         if self.first_task in OWN_TASKS and self.first_task != self.task:
             raise ConfigError(
                 f"The value of `pretrain` is {self.first_task!r}, but must be {self.task!r} or on other data: tasks divide "

@@ -34,6 +34,10 @@ def describe(config: RunConfig, preset: str, length: int | None = None) -> dict[
     model's `n_positions`). Explicit `config.blocks` win over the preset. Needs no weights, but looks up an unknown model on the
     hub. Raises ConfigError, UnknownNameError, WeightsError, HubError.
     """
+    if parts := TASKS[config.task].parts(config):
+        raise ConfigError(
+            f"The value of `task` is {config.task!r}, but must be a single task, such as {next(iter(parts))}"
+        )
     adapter = ADAPTERS[config.adapter]
     if preset not in PRESETS:
         raise UnknownNameError(f"Unknown preset `{preset}`: {nearest(preset, PRESETS)}")
@@ -194,6 +198,9 @@ def count_kept(config: RunConfig) -> int:
 
 
 def _count_by(count: Callable[[GPT2, RunConfig], int] | None, config: RunConfig) -> int:
+    if TASKS[config.task].parts(config):  # whose models share parameters
+        plain = config.but(lora_init="default")  # PiSSA needs weights, but trains as many parameters
+        return trainable_size(build_model(plain, without_weights(shape_of(config.model)), META))
     model = _shapes(config)
     if count is not None:
         return count(model, config) + (0 if model.head is None else model.head.weight.numel())

@@ -222,6 +222,7 @@ class GPT2(nn.Module):
         self.origin: str | None = None  # the digest of its first stage, see `weights.origin`
         self.first_trainable_block = 0  # the embeddings and all blocks before it are frozen; 0 if the embeddings train
         self.gradient_checkpointing = False
+        self.models: nn.ModuleDict | None = None  # by task, in a run of several (`gpt2core.multitask`)
         self.packed_head: Tensor | None = None  # the tied head as `projection.packed_weights` packs it
         #: Hidden states and KV cache of the last prompts of a frozen model.
         self.prefixes: dict[tuple[tuple[int, ...], ...], tuple[Tensor, KVCache]] | None = None

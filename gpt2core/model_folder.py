@@ -3,7 +3,7 @@
 `run.json` has the task, attention and decoding, which other files of such a folder lack.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ import torch
 
 from gpt2core.adapters import ADAPTERS
 from gpt2core.adapters import folder as peft_folder
-from gpt2core.adapters.lora import merge_lora
+from gpt2core.adapters.lora import Pair, merge_lora
 from gpt2core.adapters.peft_config import NAME
 from gpt2core.builders import build_model
 from gpt2core.checkpoints.best import load_best
@@ -21,6 +21,7 @@ from gpt2core.config import RunConfig, keys_that_decide
 from gpt2core.errors import CheckpointError, ConfigError, WeightsError, shown, visible
 from gpt2core.files import read_json, write_json
 from gpt2core.model import GPT2, without_weights
+from gpt2core.multitask.models import models_of
 from gpt2core.pretrain_stage import starting_model
 from gpt2core.tasks import TASKS
 from gpt2core.tokenizer import Tokenizer
@@ -156,23 +157,41 @@ def export(config: RunConfig, checkpoint: Path, out: Path, format: Format = "mod
       has a head. `--model` loads it without the head.
     - `adapter`: only LoRA, which peft's PeftModel.from_pretrained adds to the model that the run started from.
 
-    Neither records the attention, which is always dense in transformers. Raises CheckpointError, ConfigError as `check_format`.
+    Neither records the attention, which is always dense in transformers. A run of several tasks has a folder in `out` for each
+    of them, with its `run.json`. Raises CheckpointError, ConfigError as `check_format`.
     """
     check_format(config, format)
     base = starting_model(config)
     model = build_model(config, base, torch.device("cpu"))
-    initial = peft_folder.pairs(model)
+    runs = _runs(model, config, out)
+    initial = [peft_folder.pairs(own) for own, _, _ in runs]
     epoch = load_best(checkpoint, model, base)
+    for (own, run, folder), start in zip(runs, initial, strict=True):
+        _write(own, run, folder, format, start)
+        if run is not config:
+            write_run(folder, run, {"epoch": epoch})
+    return epoch
+
+
+def _runs(model: GPT2, config: RunConfig, out: Path) -> list[tuple[GPT2, RunConfig, Path]]:
+    """Return model, configuration and folder of a run of one task, or of each part of a run of several."""
+    parts, models = TASKS[config.task].parts(config), models_of(model)
+    if not parts:
+        return [(model, config, out)]
+    return [(models[name], part.config, out / name) for name, part in parts.items()]
+
+
+def _write(model: GPT2, config: RunConfig, out: Path, format: Format, initial: Mapping[str, Pair]) -> None:
+    """Write the model of a run of a single task, whose LoRA pairs were `initial` before any training."""
     if format == "model":
         names = TASKS[config.task].class_names(config)
         save_model(merge_lora(model), out, tokenizer_from=model_folder(config.model), class_names=names)
-        return epoch
+        return
     lora_pairs = peft_folder.pairs(model)
     if config.lora_init == "pissa":  # peft adds the pairs to the unchanged base weights
         lora_pairs = {name: pair.minus(initial[name]) for name, pair in lora_pairs.items()}
     head = None if model.head is None else model.head.weight
     peft_folder.save_adapter(lora_pairs, head, out, base_model=hub_name(config.model))
-    return epoch
 
 
 def check_format(config: RunConfig, format: Format, instead: str = "model") -> None:

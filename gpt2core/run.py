@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
 from gpt2core.activations import FrozenBlocks
@@ -43,7 +44,15 @@ EXPLODED = 2  # a run has diverged if its mean loss is so many times the loss of
 class Run:
     """Model, optimizer and training examples of one configuration. A batch is an array (B,) of example numbers."""
 
-    def __init__(self, config: RunConfig, base: GPT2, data: TaskData, workers: Workers = ALONE) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        base: GPT2,
+        data: TaskData,
+        workers: Workers = ALONE,
+        model: GPT2 | None = None,
+    ) -> None:
+        """Build the model, unless it is given: then the run is a part of one of several tasks, which takes the steps."""
         self.config, self.base, self.workers, self.device = config, base, workers, device()
         if self.device.type == "mps" and workers.size > 1:
             raise ConfigError(
@@ -53,30 +62,43 @@ class Run:
         self.task, self.adapter = TASKS[config.task], ADAPTERS[config.adapter]
         self.objective = objective_of(self.task, config)
         self.data = data.divided(config)
-        texts, self.sizes = self.data.training_examples(config)
-        self.tokens: Tokens = self.task.training_examples(texts, base, data.tokenizer, config)
-        self.weights = self.task.weights(self.tokens, data.tokenizer, config)
-        steps = [math.ceil(size / config.batch_size) for size in self.sizes]
-        self.first_steps = np.cumsum([0, *steps])  # the first step of each epoch, and at the end the total
-        self.model = build_model(config, base, self.device)
+        self.model = build_model(config, base, self.device) if model is None else model
+        self.first_steps = np.cumsum([0, *self.load_examples(data)])  # of each epoch, and at the end the total
         self.trainable = trainable_size(self.model)
         self.optimizer = build_optimizer(self.model, config, self.device)
         self.narrow = narrow_type(config, self.device)
         self.working = None if self.narrow is None else WorkingWeights(self.model, base, self.narrow)
         self.autocast = autocast(self.device, self.narrow)
-        self.replica = DistributedDataParallel(_Forward(self)) if workers.size > 1 and self.trainable else None
+        distributed = workers.size > 1 and self.trainable and model is None
+        self.replica = DistributedDataParallel(_Forward(self)) if distributed else None
+
+    def load_examples(self, data: TaskData) -> list[int]:
+        """Load the training examples of `data`; return the number of steps of each epoch."""
+        texts, self.sizes = self.data.training_examples(self.config)
+        self.tokens: Tokens = self.task.training_examples(texts, self.base, data.tokenizer, self.config)
+        self.weights = self.task.weights(self.tokens, data.tokenizer, self.config)
+        return [math.ceil(size / self.config.batch_size) for size in self.sizes]
 
     # -- an optimizer step
 
     def step(self, number: int, batch: np.ndarray) -> Tensor:
         """Take optimizer step `number`, counted from 0, on the mean loss of a batch; return the sum of its losses in nats.
 
-        Gradients are accumulated over micro-batches, which are distributed over the workers. Nothing waits for a GPU: the caller
-        reads the loss later, and passes it to `check_losses`.
+        Nothing waits for a GPU: the caller reads the loss later, and passes it to `check_losses`.
         """
-        workers, weight, micro_batches = self.workers, self.weight(batch), self.micro_batches(batch)
         if self.adapter.before_step is not None:
             self.adapter.before_step(self.model, self.config, number)
+        total = self.losses(number, batch, self.optimizer.scaler)
+        self.apply_update(number)
+        return total
+
+    def losses(self, number: int, batch: np.ndarray, scaler: GradScaler | None) -> Tensor:
+        """Return the sum of a batch's losses in nats; with a `scaler`, add the scaled gradients of their mean to the parameters'.
+
+        The batch is divided into micro-batches, which are distributed over the workers. Without a replica, each worker has its
+        own gradients, of which the mean is wanted.
+        """
+        workers, weight, micro_batches = self.workers, self.weight(batch), self.micro_batches(batch)
         own = range(workers.rank, len(micro_batches), workers.size)
         total = torch.zeros((), device=self.device)
         for index in own:
@@ -90,12 +112,12 @@ class Run:
                     loss = self.forward(inputs) if self.replica is None else self.replica(*inputs)
                     # DDP's all-reduce needs every worker, so one without examples contributes a zero-weighted loss.
                     loss = loss * 0.0 if empty else loss
-                # The mean over the batch needs the sum of the workers' gradients, not their average.
-                self.optimizer.scaler.scale(loss * (workers.size / weight)).backward()
+                if scaler is not None:
+                    # The mean over the batch needs the sum of the workers' gradients, not their average.
+                    scaler.scale(loss * (workers.size / weight)).backward()
             total += loss.detach()
         if workers.size > 1:
             dist.all_reduce(total)
-        self.apply_update(number)
         return total
 
     def forward(self, batch: Batch) -> Tensor:
@@ -108,7 +130,8 @@ class Run:
             self.optimizer.scaler.scale(self.adapter.penalty(self.model, self.config)).backward()
         if self.config.clip_norm is not None:
             most = self.config.clip_norm * self.optimizer.scaler.get_scale()
-            nn.utils.clip_grad_norm_(trainable_parameters(self.model).values(), most)
+            for parameters in self.clipped_together():
+                nn.utils.clip_grad_norm_(parameters, most)
         for group in self.optimizer.param_groups:
             group["lr"] = group["factor"] * learning_rate(self.config, number, int(self.first_steps[-1]))
         self.optimizer.scaler.step(self.optimizer)  # unless a scaled gradient is not finite
@@ -117,12 +140,21 @@ class Run:
             self.adapter.after_update(self.model, self.optimizer, self.config, number, int(self.first_steps[1]))
         self.optimizer.zero_grad()
 
+    def clipped_together(self) -> list[list[nn.Parameter]]:
+        """Return the groups of parameters whose joint gradient norm is clipped."""
+        return [list(trainable_parameters(self.model).values())]
+
+    @property
+    def guess(self) -> float:
+        """The loss of guessing, in nats."""
+        return math.log(self.task.classes(self.config) or self.base.config.vocab_size)
+
     def check_losses(self, number: int, recent: Sequence[float]) -> None:
         """Raise DivergedError if the last of the mean losses up to step `number` is not finite, or RECENT are above guessing."""
         at = f"at step {number + 1} with lr {self.config.lr:g}"
         if not math.isfinite(recent[-1]):
             raise DivergedError(f"The training loss is {recent[-1]} {at}")
-        mean, guess = sum(recent) / len(recent), math.log(self.task.classes(self.config) or self.base.config.vocab_size)
+        mean, guess = sum(recent) / len(recent), self.guess
         # The contrastive loss is that of choosing one example of the batch; a divergence is at most about that of guessing.
         limit = EXPLODED * guess + self.config.contrastive_weight * math.log(self.config.batch_size)
         limit += self.config.r_drop * guess
@@ -218,9 +250,12 @@ class Run:
         """Return the number of tokens of a batch that is padded to its longest example."""
         return len(batch) * int(self.tokens.lengths[batch].max())
 
-    def keep(self, examples: np.ndarray) -> None:
-        """Keep only some of the training examples, renumbered in this order."""
+    def keep(self, batches: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Keep only the training examples of some batches; return the batches with the new numbers of their examples."""
+        examples = np.concatenate(batches)
         self.tokens, self.weights = self.tokens.take(examples), self.weights[examples]
+        ends = np.cumsum([len(batch) for batch in batches])
+        return np.split(np.arange(ends[-1]), ends[:-1])
 
     def use_cached_activations(self, *, evaluates: bool = True) -> None:
         """Cache the output of the frozen blocks for the training examples and, if the run evaluates, for the scored splits."""

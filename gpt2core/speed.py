@@ -16,7 +16,7 @@ from gpt2core.decoding.text_cache import bypassing_text_cache
 from gpt2core.errors import UserError
 from gpt2core.estimates import Range, exactly
 from gpt2core.model import GPT2
-from gpt2core.run import Run
+from gpt2core.multitask.run import start_run
 from gpt2core.tasks import TASKS, TaskData
 
 STEPS = 6  # timed, from short batches to long ones
@@ -69,15 +69,13 @@ def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: flo
     No step starts after `patience` seconds, but at least two are timed. Raises UserError if the GPU is too small.
     """
     with _fitting(config):
-        run = Run(config.but(lr=HARMLESS, warmup_steps=0), base, data)
+        run = start_run(config.but(lr=HARMLESS, warmup_steps=0), base, data)
         if not run.trainable:
             return exactly(0.0)
         run.model.train()
         batches = spread(sorted(run.batches(config.epochs), key=run.padded_token_count))
-        run.keep(np.concatenate(batches))  # so that only their activations are computed
+        batches = run.keep(batches)  # so that only their activations are computed
         run.use_cached_activations(evaluates=False)
-        ends = np.cumsum([len(batch) for batch in batches])
-        batches = np.split(np.arange(ends[-1]), ends[:-1])
 
         def step(batch: np.ndarray) -> None:
             run.step(0, batch).item()  # waits for a GPU
@@ -88,7 +86,7 @@ def step_seconds(config: RunConfig, base: GPT2, data: TaskData, *, patience: flo
 
 def step_memory_gb(config: RunConfig, base: GPT2, data: TaskData, *, patience: float) -> Range:
     """Return the predicted peak GPU memory of an optimizer step; a second for gpt2-large, whatever `patience` says."""
-    return exactly(Run(config, base, data).predicted_gpu_memory_gb)
+    return exactly(start_run(config, base, data).predicted_gpu_memory_gb)
 
 
 def spread(batches: Sequence[np.ndarray]) -> list[np.ndarray]:

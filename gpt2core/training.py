@@ -33,6 +33,7 @@ from gpt2core.metrics import counts
 from gpt2core.metrics.losses import perplexity
 from gpt2core.metrics.metric import Metric
 from gpt2core.model import GPT2
+from gpt2core.multitask.run import start_run
 from gpt2core.run import RECENT, Run
 from gpt2core.steps import Events, Outcome, Step, StepResult, advance, take_steps
 from gpt2core.tasks import TASKS, Evaluation, TaskData
@@ -110,7 +111,7 @@ def scored_at_end(config: RunConfig) -> bool:
     Texts that judge choose no epoch, and neither do generated texts if the loss is the objective.
     """
     task = TASKS[config.task]
-    generates = task.generates and config.decode_seeds > 0 and objective_of(task, config).counts == "loss"
+    generates = task.generates and config.decode_seeds > 0 and not objective_of(task, config).needs_texts
     return config.epochs > 1 and not config.score_every_epoch and (generates or config.judged)
 
 
@@ -141,7 +142,7 @@ def loop(
     started = time.perf_counter()
     if config.is_round:
         raise ValueError("a round of cross-validation needs `gpt2core.folds`")
-    run = Run(config, base, data, workers)
+    run = start_run(config, base, data, workers)
     run.use_cached_activations()
     notes: list[str] = []
     resumed = _resume(run, folder, notes.append) if folder else Resumed([], 0)
@@ -269,18 +270,17 @@ def train_epoch(
                 save_part(folder, run.config, run.model, run.optimizer, epoch, asdict(part))
     for pair in unread:
         progress = _read(run, progress, *pair)
-    return _training_metrics(run, epoch, progress)
+    return _training_metrics(run, batches, progress)
 
 
-def _training_metrics(run: Run, epoch: int, progress: EpochProgress) -> dict[str, float]:
-    """Return the metrics of an epoch whose steps have all been taken."""
-    examples = np.arange(run.sizes[epoch - 1])
+def _training_metrics(run: Run, batches: Sequence[np.ndarray], progress: EpochProgress) -> dict[str, float]:
+    """Return the metrics of an epoch, the steps on whose batches have all been taken."""
     gpu = run.device.type == "cuda"
     return {
-        "train_loss": progress.losses / run.weight(examples),
-        "train_examples": len(examples),
+        "train_loss": progress.losses / sum(map(run.weight, batches)),
+        "train_examples": sum(map(len, batches)),
         "train_seconds": progress.seconds,
-        "tokens_per_second": run.token_count(examples) / progress.seconds,
+        "tokens_per_second": sum(map(run.token_count, batches)) / progress.seconds,
         "trainable_parameters": run.trainable,
         **({} if run.kept is None else {"kept_parameters": run.kept}),
         "predicted_gpu_memory_gb": run.predicted_gpu_memory_gb,
@@ -337,7 +337,7 @@ def _score_best(run: Run, folder: Path, history: History, epoch: int, *, trained
     run.model.train(False)
     evaluation = past.evaluation
     with _scoring(run, past.step):
-        if run.objective.counts == "loss" and run.task.generates and not _repeats(run.config):
+        if not run.objective.needs_texts and run.task.generates and not _repeats(run.config):
             evaluation = _choosing_scores(run, generates=True)
         judged = _judging_scores(run)
     elapsed = time.perf_counter() - started
@@ -390,7 +390,7 @@ def _judging_scores(run: Run) -> Evaluation | None:
 
 def _scores_on(run: Run, split: str, *, generates: bool) -> Evaluation:
     """Score a split; where the loss is the objective, without generated texts unless it `generates`."""
-    silent = run.objective.counts == "loss" and not generates
+    silent = not run.objective.needs_texts and not generates
     config = run.config.but(decode_seeds=0) if silent else run.config
     return run.task.evaluate(run.model, run.data.scored_on(split), config, "dev")
 

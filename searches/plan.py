@@ -95,6 +95,15 @@ class Plan:
         """The metric that the search optimizes; raise ConfigError if the task lacks it."""
         return metric_of(self.program) if self.program else metric_of_run(self.config(self.search.reference))
 
+    @cached_property
+    def task_objectives(self) -> "dict[str, Metric]":
+        """The metric of each task of a search over runs of several; empty for a single task."""
+        if self.program is not None:
+            return {}
+        from gpt2core.tasks import TASKS  # PyTorch is too slow to import for --help
+
+        return TASKS[self.task].objectives(self.config(self.search.reference))
+
     @property
     def objective(self) -> str:
         """The name of the metric that the search optimizes."""

@@ -210,6 +210,15 @@ class OnTest(_Part):
     text: str = ""
 
 
+class GainRow(_Part):
+    """The gain of a trial of several tasks over separately tuned models, in percent: of each task, their mean, and the least."""
+
+    trial: str
+    tasks: dict[str, float]
+    mean: float
+    worst: float
+
+
 class BaselineRow(_Part):
     """A trivial baseline: what it predicts, and mean and standard deviation of its scores by metric."""
 
@@ -316,6 +325,8 @@ class Summary(_Part):
     method: SearchMethod | None = None
     costs: list[str] = []
     pareto: list[str] = []
+    front_of: list[str] = []  # the metrics of the Pareto front
+    gains: list[GainRow] = []
     baselines: dict[str, BaselineRow] = {}
     answer: Verdict
     effects: Effects = Effects()

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -130,6 +130,22 @@ class Tokens:
 def sample_order(count: int) -> np.ndarray:
     """Return the random order (count,) of examples whose beginnings are samples."""
     return np.random.default_rng(SAMPLE_SEED).permutation(count)
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """Return the examples of all parts, in order, without activations."""
+    sizes = [len(part.values) for part in parts]
+    shifts = np.cumsum([0, *sizes[:-1]])
+    return Tokens(
+        ids=tuple(chain.from_iterable(part.ids for part in parts)),
+        texts=tuple(chain.from_iterable(part.texts for part in parts)),
+        values=np.concatenate([part.values for part in parts]),
+        starts=np.concatenate([part.starts + shift for part, shift in zip(parts, shifts, strict=True)]),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        labels=np.concatenate([part.labels for part in parts]),
+        given=np.concatenate([part.given for part in parts]),
+        truncated=sum(part.truncated for part in parts),
+    )
 
 
 def tokenised(key: str, rows: Sequence[Row], tokenizer: Tokenizer, encode: Encode, limit: int | None = None) -> Tokens:

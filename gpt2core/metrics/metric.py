@@ -14,6 +14,7 @@ Score = Callable[[np.ndarray], np.ndarray]
 NOT_NEGATIVE = (0.0, math.inf)  # bounds
 #: Ends the names of a metric and its counts of texts decoded with the run's own setting, if the others are at the best setting.
 OWN_SETTING = "_fixed"
+WITHOUT_TEXTS = ("loss", "log_score")  # counts that need no generated texts
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,13 @@ class Metric:
 
     def on(self, split: str) -> str:
         """Return the metric's name in `Evaluation.metrics` for a split: `dev_loss` is `test_loss` on the test split."""
-        return f"{split}_{self.name.removeprefix('dev_')}" if self.name.startswith("dev_") else self.name
+        task, slash, name = self.name.rpartition("/")  # of several tasks
+        return f"{task}{slash}{split}_{name.removeprefix('dev_')}" if name.startswith("dev_") else self.name
+
+    @property
+    def needs_texts(self) -> bool:
+        """Whether it may be a score of generated texts, rather than of losses alone."""
+        return self.counts not in WITHOUT_TEXTS
 
 
 def share(counts: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row, by_reason
 from gpt2core.data.dividing import halves, without_fold
 from gpt2core.data.order import training_order
-from gpt2core.data.tokens import Example, Tokens, tokenised
+from gpt2core.data.tokens import Example, Tokens, joined, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
 from gpt2core.metrics.baselines import Baseline, ngram_baselines
 from gpt2core.metrics.intervals import interval
@@ -90,6 +90,38 @@ class TaskData:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JointData(TaskData):
+    """The data of several tasks. Each split of all of them has the examples of the first task, then those of the second ..."""
+
+    parts: Mapping[str, TaskData]  # by task
+
+    @classmethod
+    def of(cls, corpus: Corpus, parts: Mapping[str, TaskData]) -> "JointData":
+        """Return the data of `parts` as one; `corpus` has the rows of all of them."""
+        first, *others = parts.values()
+        names = [name for name in first.splits if all(name in part.splits for part in others)]
+        splits = {name: joined([part.splits[name] for part in parts.values()]) for name in names}
+        whole = sum(part.whole_dev or len(part.splits["dev"]) for part in parts.values())
+        sampled = whole if any(part.whole_dev for part in parts.values()) else 0
+        return cls(corpus=corpus, tokenizer=first.tokenizer, splits=splits, whole_dev=sampled, parts=parts)
+
+    def with_dev(self, count: int | None) -> "JointData":
+        """Return the data with a sample of `count` examples of each task's dev split, or all of them for None."""
+        return self.of(self.corpus, {name: part.with_dev(count) for name, part in self.parts.items()})
+
+    def confirmation_part(self) -> Tokens:
+        """Return the halves of the dev splits that a search does not use; empty if that of any task is too small."""
+        halves = [part.confirmation_part() for part in self.parts.values()]
+        return joined(halves if all(map(len, halves)) else [half.take(np.arange(0)) for half in halves])
+
+    def divided(self, config: RunConfig) -> "JointData":
+        return self.of(self.corpus, {name: part.divided(config) for name, part in self.parts.items()})
+
+    def scored_on(self, part: str) -> "JointData":
+        return self.of(self.corpus, {name: own.scored_on(part) for name, own in self.parts.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """Scores of one model on one split.
 
@@ -148,6 +180,14 @@ class Task(Protocol):
         """Return or yield the examples made from `rows`, without padding or truncation; any number of examples per row."""
         ...
 
+    def parts(self, config: RunConfig) -> "Mapping[str, Part]":
+        """Return the runs of single tasks, by task, that a run of several consists of; none for a single task."""
+        return {}
+
+    def objectives(self, config: RunConfig) -> dict[str, Metric]:
+        """Return the metric by which the score of each part is measured; none for a single task."""
+        return {}
+
     def classes(self, config: RunConfig) -> int:
         """Return the number of outputs of the task's own head; 0 if it has none."""
         return 0
@@ -200,6 +240,13 @@ class Task(Protocol):
     def baselines(self, data: TaskData, config: RunConfig, split: str) -> dict[str, Baseline]:
         """Return the scores of trivial baselines on a split, by name; one of them must have a score of the objective."""
         ...
+
+
+class Part(NamedTuple):
+    """A single task of a run of several, and the configuration of the run that it is on its own."""
+
+    task: Task
+    config: RunConfig
 
 
 def objective_of(task: Task, config: RunConfig) -> Metric:
@@ -291,6 +338,9 @@ class LanguageTask(Task):
 def load_data(task: Task, config: RunConfig, tokenizer: Tokenizer, n_positions: int) -> TaskData:
     """Read and tokenise a corpus; raise DataError if train or dev has no examples, ConfigError if one exceeds the context."""
     corpus = task.corpus(config)
+    if parts := task.parts(config):
+        own = {name: load_data(part.task, part.config, tokenizer, n_positions) for name, part in parts.items()}
+        return JointData.of(corpus, own)
     splits = {}
     for split, rows in corpus.splits.items():
         key = f"{corpus.digest}\0{split}\0{task.name}\0{task.encoding}"

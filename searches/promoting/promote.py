@@ -11,6 +11,7 @@ from gpt2core.errors import CheckpointError, ConfigError, UserError, visible
 from gpt2core.files import atomic_folder
 from gpt2core.model_folder import CARD, Format, check_format, export, is_place, read_run, write_run
 from gpt2core.storage import address, fetch, local, send
+from gpt2core.tasks import TASKS
 from gpt2core.weights import EMBEDDED
 from searches.places import trial_folder
 from searches.programs.models import check_has_model
@@ -34,6 +35,11 @@ def promote(options: argparse.Namespace) -> int:
     chosen = choose(search, options.trial)
     check_has_model(chosen.trial.run, search.folder, chosen.trial.name)
     config = RunConfig.of(chosen.trial.run)
+    if parts := TASKS[config.task].parts(config):
+        raise ConfigError(
+            f"Trial {chosen.trial.name} has a model for each of the tasks {', '.join(parts)}, so it cannot be promoted as one; "
+            f"write them by `gpt2-search export --checkpoint {trial_folder(search.folder, chosen.trial.name)} --out FOLDER`"
+        )
     format = _format(options.format, config)
     out = local(options.out) if options.out else search.folder / PROMOTED
     fetch(out)

@@ -33,6 +33,7 @@ SECTIONS = {
     "effects": "What mattered",
     "metrics": "Metrics",
     "front": "Quality and cost",
+    "gains": "Tasks",
     "samples": "Texts",
     "failures": "Failures",
     "cost": "Cost",
@@ -100,7 +101,7 @@ def view(summary: Summary) -> dict[str, Any]:
     summary = Summary.model_validate(all_visible(summary.model_dump()))
     tables = {name: table(summary) for name, table in TABLES.items()}
     tables = {name: table for name, table in tables.items() if table.rows or name in ("trials", "environment")}
-    shown = {"front": bool(summary.pareto), "metrics": "reliability" in tables}
+    shown = {"front": bool(summary.pareto), "gains": "gains" in tables, "metrics": "reliability" in tables}
     return {
         "summary": summary,
         "sections": [item for item in SECTIONS.items() if shown.get(item[0], True)],

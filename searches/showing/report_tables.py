@@ -30,6 +30,7 @@ from searches.summary import (
     DecodingRow,
     Difference,
     EffectRow,
+    GainRow,
     Pairs,
     ReliabilityRow,
     Space,
@@ -323,13 +324,40 @@ def _front(summary: Summary) -> Table[TrialRow]:
         columns=[
             Column("trial", lambda row: row.id),
             score_column(summary),
-            *(_metric(cost, 2, summary) for cost in summary.costs),
+            *(_metric(name, 2, summary) for name in summary.front_of if name != summary.objective),
             Column("values", lambda row: point_text(row.point)),
         ],
         rows=rows[:MOST],
         trial=lambda row: row.id,
         note=f"The best {MOST} of {len(rows)} are shown." if len(rows) > MOST else "",
     )
+
+
+def _gains(summary: Summary) -> Table[GainRow]:
+    points = {row.id: row.point for row in summary.trials}
+
+    def task_column(task: str) -> Column[GainRow]:
+        return Column(task, lambda row: _gain(row.tasks[task]), number=True)
+
+    return Table(
+        title="Tasks: gain over the best separately trained model of each, in percent",
+        columns=[
+            Column("trial", lambda row: row.trial),
+            *map(task_column, summary.gains[0].tasks if summary.gains else ()),
+            Column("mean", lambda row: _gain(row.mean), number=True),
+            Column("worst task", lambda row: _gain(row.worst), number=True),
+            Column("Pareto front", lambda row: "yes" if row.trial in summary.pareto else ""),
+            Column("values", lambda row: point_text(points[row.trial])),
+        ],
+        rows=summary.gains[:MOST],
+        trial=lambda row: row.trial,
+        note="The gain of a classification is that of its accuracy, of a language model that of 1 / perplexity; their mean is "
+        "geometric. Each number is of one run.",
+    )
+
+
+def _gain(value: float) -> str:
+    return f"{value:+.1f}"
 
 
 def _failures(summary: Summary) -> Table[list[TrialRow]]:
@@ -427,6 +455,7 @@ TABLES: dict[str, Callable[[Summary], Table[Any]]] = {
     "effects": _effects,
     "reliability": _reliability,
     "front": _front,
+    "gains": _gains,
     "failures": _failures,
     "cost": _cost,
     "predicted": lambda summary: forecast_table(summary.forecast, PREDICTED_AND_ACTUAL, known=True),

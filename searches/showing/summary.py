@@ -12,6 +12,7 @@ from gpt2core.weights import EMBEDDED
 from searches.deciding import final_scores
 from searches.deciding.confirmation import reliability
 from searches.deciding.decoding_order import decoding_order
+from searches.deciding.gains import gains
 from searches.deciding.importance import effects
 from searches.deciding.objectives import ranked
 from searches.deciding.results import counts, pareto, trial_row, verdict
@@ -45,7 +46,9 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
     scored = [row for row in trials if row.score is not None and row.of is None]
     ended = [row for row in scored if row.status in (COMPLETED, STOPPED)]
     costs = list(dict.fromkeys([*search.costs, *plan.method.minimize]))
-    signs = {plan.objective: plan.direction.sign, **dict.fromkeys(costs, -1)}
+    by_task = plan.task_objectives
+    objectives = [plan.metric] if not by_task else list(by_task.values())
+    signs = {**{metric.name: metric.direction.sign for metric in objectives}, **dict.fromkeys(costs, -1)}
     names, importance = finalists(state, plan), effects(ended, plan.space, plan.direction, plan.factor)
     answer = verdict(plan, state, names, best, importance)
     compared = [answer.chosen, best and best.id, reference and reference.id, *(row.trial for row in answer.rows)]
@@ -69,6 +72,8 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
         method=SearchMethod.model_validate(plan.method.to_dict()),
         costs=costs,
         pareto=pareto([row for row in scored if row.feasible], signs),
+        front_of=list(signs),
+        gains=gains(scored, by_task) if by_task else [],
         baselines={key: BaselineRow.model_validate(row) for key, row in state.baselines.items()},
         answer=answer,
         effects=importance,

@@ -69,7 +69,8 @@ def decided(outcome: str, trials: int = 30) -> dict[str, Any]:
 
 def test_sections_come_in_order_and_the_answer_before_any_table(tmp_path: Path) -> None:
     costs = {"costs": ["trainable_parameters"], "pareto": ["0000", "0003"]}
-    html, markdown = written(tmp_path, summary(**costs))
+    gains = [{"trial": "0000", "tasks": {"sonnet": 1.0, "sst": -2.0}, "mean": -0.5, "worst": -2.0}]
+    html, markdown = written(tmp_path, summary(**costs, gains=gains))
     assert [name for name in Page(html).ids if name in ORDER] == ORDER
     assert html.index("No effect of rank on dev loss was found") < html.index("<table")
     assert markdown.index("## Answer") < markdown.index("| rank | trials |") < markdown.index("| trial |")

@@ -490,7 +490,7 @@ def test_a_loss_that_explodes_ends_the_run_and_one_that_comes_down_does_not() ->
     assert losses(toys.RUN.but(lr=0.1, batch_size=1))[-1] < 6
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", sorted(TASKS.keys() - {"multi"}))  # which has data of several tasks
 def test_weights_broken_by_the_last_step_of_an_epoch_are_never_saved(task: str, tmp_path: Path) -> None:
     with pytest.raises(DivergedError, match=r"The dev loss is not finite after step 1 with lr 1e\+30"):
         losses(DIVERGES_IN_EVALUATION.but(task=task), tmp_path)
