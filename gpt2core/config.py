@@ -441,7 +441,9 @@ class ChoosingKeys(Keys):
     """Keys that decide which texts choose the best epoch and the best run, and which texts judge them."""
 
     objective: str | None = key(None, "metric that chooses the best epoch; none: the task's own", "if set")
-    dev_examples: AtLeastOne | None = key(None, "size of the random dev sample; none: all", "data", "division")
+    dev_examples: AtLeastOne | None = key(
+        None, "size of the random sample of dev, or of each fold; none: all", "data", "division"
+    )
     dev_part: Literal["all", "search"] = key("all", "search: half of dev chooses, half judges", "division", "if set")
     folds: int = key(1, "folds of cross-validation, each with its own sub-run", "division", "if set", ge=1)
     fold: AtLeastOne | None = key(None, "held-out fold of a sub-run", "division", "if set")

@@ -120,6 +120,10 @@ class Tokens:
         """
         return self.take(sample_order(len(self))[:count])
 
+    def at_most(self, count: int | None) -> "Tokens":
+        """Return a sample of `count` examples, or for None or no more examples all, in their order."""
+        return self if count is None or count >= len(self) else self.sample(count)
+
     def take(self, chosen: np.ndarray) -> "Tokens":
         """Return the examples with the indices `chosen`, in that order."""
         ids, texts = Strings(self.ids, chosen), Strings(self.texts, chosen)

@@ -13,7 +13,7 @@ from gpt2core.component import Keys, first_clause, nearest
 from gpt2core.config import DetectionPairKeys, PairKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import Corpus, Row, by_reason
-from gpt2core.data.dividing import halves, without_fold
+from gpt2core.data.dividing import fold_numbers, halves, without_fold
 from gpt2core.data.order import training_order
 from gpt2core.data.tokens import Example, Tokens, joined, tokenised
 from gpt2core.errors import ConfigError, DataError, DivergedError
@@ -50,7 +50,12 @@ class TaskData:
         dev = self.splits.get("dev")
         if count is None or dev is None or count >= len(dev):
             return self
-        return replace(self, splits={**self.splits, "dev": dev.sample(count)}, whole_dev=len(dev))
+        return replace(self, splits={**self.splits, "dev": dev.at_most(count)}, whole_dev=len(dev))
+
+    def fold_sizes(self, folds: int, most: int | None) -> list[int]:
+        """Return the number of scored texts of each of `folds` folds of the training texts, with at most `most` of each."""
+        counts = np.bincount(fold_numbers(self.splits["train"].digests, folds))[1:]
+        return [int(count) if most is None else min(int(count), most) for count in counts]
 
     def confirmation_part(self) -> Tokens:
         """Return the half of the dev split that a search does not use, to confirm its result; empty if dev is too small."""
@@ -75,13 +80,14 @@ class TaskData:
         """Return the data for a run of `config`; raise ConfigError for more folds than texts.
 
         With `dev_part="search"`, `dev` is the half that searches use, and `confirmation` the other half. With a `fold`, that
-        fold is moved from `train` to the split `fold`.
+        fold is moved from `train` to the split `fold`, which is a sample of `dev_examples` of it, or all.
         """
         splits = dict(self.splits)
         if config.dev_part == "search":
             splits["dev"], splits["confirmation"] = halves(self.splits["dev"])
         if config.fold is not None:
-            splits["train"], splits["fold"] = without_fold(self.splits["train"], config.folds, config.fold)
+            splits["train"], fold = without_fold(self.splits["train"], config.folds, config.fold)
+            splits["fold"] = fold.at_most(config.dev_examples)
         return replace(self, splits=splits)
 
     def scored_on(self, part: str) -> "TaskData":
@@ -108,6 +114,10 @@ class JointData(TaskData):
     def with_dev(self, count: int | None) -> "JointData":
         """Return the data with a sample of `count` examples of each task's dev split, or all of them for None."""
         return self.of(self.corpus, {name: part.with_dev(count) for name, part in self.parts.items()})
+
+    def fold_sizes(self, folds: int, most: int | None) -> list[int]:
+        """Return the number of scored texts of each fold, with at most `most` of each task."""
+        return np.sum([part.fold_sizes(folds, most) for part in self.parts.values()], axis=0).tolist()
 
     def confirmation_part(self) -> Tokens:
         """Return the halves of the dev splits that a search does not use; empty if that of any task is too small."""

@@ -60,6 +60,7 @@ class Judges:
     on: Literal["dev", "folds", "test", "program"]
     texts: int
     run: dict[str, Any]
+    scored: int | None = None  # the number of texts, if fewer than all of the folds
 
     def cost(self, train_examples: int | None) -> float:
         """Return the cost of a judged run relative to a trial on as many examples (None: all).
@@ -81,13 +82,14 @@ class Judges:
             return f"{self.texts} dev texts that the search did not use"
         if self.on == "test":
             return f"the {self.texts} texts of the test split"
-        return f"{self.texts} training texts, each scored by a run not trained on it ({self.run['folds']} folds)"
+        part = "" if self.scored is None else f"a sample of {self.scored} of "
+        return f"{part}{self.texts} training texts, each scored by a run not trained on it ({self.run['folds']} folds)"
 
 
-def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
+def judges_of(comparing: Comparing, data: "TaskData", folds: int, dev_examples: int | None) -> Judges:
     """Return the texts that judge; raise ConfigError if there are none.
 
-    If the dev split is too small to divide, they are the training texts, in `folds` folds.
+    If the dev split is too small to divide, they are the training texts, in `folds` folds, or `dev_examples` of each fold.
     """
     dev, train, test = (len(data.splits.get(split, ())) for split in ("dev", "train", "test"))
     if comparing.folds > 1 and comparing.folds > (different := len(set(data.splits["train"].digests))):
@@ -106,4 +108,6 @@ def judges_of(comparing: Comparing, data: "TaskData", folds: int) -> Judges:
         raise ConfigError(
             f"There are {dev} dev texts and {train} training texts: too few to judge on other texts than those that chose"
         )
-    return Judges(on="folds", texts=train, run={"judged": True, "folds": folds})
+    scored = sum(data.fold_sizes(folds, dev_examples))
+    run = {"judged": True, "folds": folds}
+    return Judges(on="folds", texts=train, run=run, scored=scored if scored < train else None)

@@ -42,7 +42,7 @@ def check(plan: Plan, *, without_pairs: bool = False) -> TaskData:
     if plan.search.equal_parameters:
         _check_equal_parameters(plan)
     data = task_data(config)
-    judges_of(plan.comparing, data, plan.profile.folds)
+    judges_of(plan.comparing, data, plan.profile.folds, config.dev_examples)
     return data
 
 
@@ -76,12 +76,12 @@ def first_digests(plan: Plan) -> dict[str, str]:
 
 def record_data(plan: Plan, ledger: Ledger, data: TaskData) -> None:
     """Record digests of data and model, and the baselines, once; raise UserError if data or model has changed since."""
-    recorded = ledger.state.data
-    model = model_digest(model_folder(plan.config(plan.search.reference).model))
+    recorded, reference = ledger.state.data, plan.config(plan.search.reference)
+    model = model_digest(model_folder(reference.model))
     firsts = {f"first_{task}": digest for task, digest in first_digests(plan).items()}
     description = {"data": data.describe(), "digest": data.corpus.digest, "model": model, **firsts}
     if not recorded:
-        judges = asdict(judges_of(plan.comparing, data, plan.profile.folds))
+        judges = asdict(judges_of(plan.comparing, data, plan.profile.folds, reference.dev_examples))
         origin, trivial = data.corpus.origin.model_dump(), baselines(plan, data)
         ledger.record({"event": "data", "data": description, "origin": origin, "baselines": trivial, "judges": judges})
         return

@@ -137,7 +137,7 @@ def prediction(plan: Plan, spec: TrialSpec, price: float | None, results: Path, 
         outlook = replace(outlook, known=known_costs, drawn=drawn_costs)
     with threads(1):
         outlook = replace(outlook, pairs=pairs_seconds(plan, spec, results, patience=patience))
-    judges = judges_of(plan.comparing, task_data(known[0]), plan.profile.folds)
+    judges = judges_of(plan.comparing, task_data(known[0]), plan.profile.folds, known[0].dev_examples)
     again_cost = judges.cost(known[0].train_examples)
     ranges, notes = predict(plan, outlook, spec, price, again_cost), _notes(plan, spec)
     starting_model.cache_clear()  # trials hold the weights, so this process need not

@@ -50,6 +50,7 @@ class _Judges(_Part):
     on: Literal["dev", "folds", "test", "program"]
     texts: Whole
     run: Values
+    scored: Whole | None = None
 
 
 class _Design(_Part):

@@ -29,6 +29,7 @@ def test_all_scripts_are_tested() -> None:
         "decoding",
         "learning_rate",
         "lora_rank",
+        "multi_task",
         "preferences",
         "pretraining",
         "sentiment",

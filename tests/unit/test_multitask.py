@@ -297,7 +297,8 @@ def test_a_run_that_was_told_to_leave_goes_on_inside_its_epoch(name: str, tmp_pa
 
 
 def _all_losses(workers: Workers) -> dict[str, list[float]]:
-    return {name: losses(config, workers=workers) for name, config in (CONFIGS | BOTH).items()}
+    configs = {name: (CONFIGS | BOTH)[name] for name in ("separate", "sampling", "pcgrad", "famo, own pairs")}
+    return {name: losses(config.but(epochs=1), workers=workers) for name, config in configs.items()}
 
 
 def test_two_workers_train_as_one_does(tmp_path: Path) -> None:
