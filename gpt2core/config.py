@@ -442,7 +442,7 @@ class ChoosingKeys(Keys):
 
     objective: str | None = key(None, "metric that chooses the best epoch; none: the task's own", "if set")
     dev_examples: AtLeastOne | None = key(
-        None, "size of the random sample of dev, or of each fold; none: all", "data", "division"
+        None, "size of the random sample of dev or of each fold; none: all", "data", "division"
     )
     dev_part: Literal["all", "search"] = key("all", "search: half of dev chooses, half judges", "division", "if set")
     folds: int = key(1, "folds of cross-validation, each with its own sub-run", "division", "if set", ge=1)

@@ -325,7 +325,7 @@ class Summary(_Part):
     method: SearchMethod | None = None
     costs: list[str] = []
     pareto: list[str] = []
-    front_of: list[str] = []  # the metrics of the Pareto front
+    task_objectives: list[str] = []  # of a search over runs of several tasks: the metric of each
     gains: list[GainRow] = []
     baselines: dict[str, BaselineRow] = {}
     answer: Verdict
@@ -366,6 +366,11 @@ class Summary(_Part):
     def subject(self) -> str:
         """The model, or the program that the search runs, with the word for it."""
         return f"{'Model' if self.by_texts else 'Program'}: {self.model}"
+
+    @property
+    def criteria(self) -> list[str]:
+        """The metrics of the Pareto front: the score, or that of each task, and then the costs."""
+        return [*(self.task_objectives or [self.objective]), *self.costs]
 
     @property
     def best_id(self) -> str | None:

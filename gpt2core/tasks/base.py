@@ -117,7 +117,9 @@ class JointData(TaskData):
 
     def fold_sizes(self, folds: int, most: int | None) -> list[int]:
         """Return the number of scored texts of each fold, with at most `most` of each task."""
-        return np.sum([part.fold_sizes(folds, most) for part in self.parts.values()], axis=0).tolist()
+        return [
+            sum(sizes) for sizes in zip(*(part.fold_sizes(folds, most) for part in self.parts.values()), strict=True)
+        ]
 
     def confirmation_part(self) -> Tokens:
         """Return the halves of the dev splits that a search does not use; empty if that of any task is too small."""

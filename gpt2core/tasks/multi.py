@@ -83,7 +83,7 @@ class Multi(Task):
             )
         self._check(config, keys, names)
         values = {key: value for key, value in config if key in RunConfig.model_fields}
-        own = {"objective": None, "pairs": None, "pairs_from": "generated"}
+        own = {"objective": None, "added_pairs": None}
         return {name: Part(self.single[name], RunConfig.of({**values, **own, "task": name})) for name in names}
 
     def objectives(self, config: RunConfig) -> dict[str, Metric]:

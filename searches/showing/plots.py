@@ -65,30 +65,30 @@ def curve_pictures(summary: Summary) -> list[Picture]:
 
 
 def front(summary: Summary) -> str:
-    """Return the objective against each cost with the Pareto front, side by side; empty if the search has no costs."""
-    return _side_by_side(_front_costs(summary), partial(_draw_front, summary), name="front")
+    """Return the first metric of the Pareto front against each other one, side by side; empty without a front."""
+    return _side_by_side(_front_metrics(summary), partial(_draw_front, summary), name="front")
 
 
 def front_pictures(summary: Summary) -> list[Picture]:
-    """Return the same plots as a picture for each cost."""
-    objective, pictures = words(summary.objective), []
-    for cost in _front_costs(summary):
-        groups = _front_and_others(summary, cost)
+    """Return the same plots, each as a picture."""
+    score, pictures = words(summary.criteria[0]), []
+    for metric in _front_metrics(summary):
+        groups = _front_and_others(summary, metric)
         drawn, scored = sum(min(POINTS, len(rows)) for rows in groups), sum(map(len, groups))
         part = f"; {drawn} of {scored} trials, spread evenly from best to worst" if drawn < scored else ""
         pictures.append(
             Picture(
-                svg=_side_by_side([cost], partial(_draw_front, summary), name=f"front-{cost}"),
-                alt=f"{objective} against {words(cost)}; {len(summary.pareto)} trials are on the Pareto front",
-                caption=f"{objective} against {words(cost)}; blue diamonds, with names: on the Pareto front of all costs{part}",
+                svg=_side_by_side([metric], partial(_draw_front, summary), name=f"front-{metric}"),
+                alt=f"{score} against {words(metric)}; {len(summary.pareto)} trials are on the Pareto front",
+                caption=f"{score} against {words(metric)}; blue diamonds, with names: on the Pareto front of all metrics{part}",
             )
         )
     return pictures
 
 
-def _front_and_others(summary: Summary, cost: str) -> tuple[list[TrialRow], list[TrialRow]]:
+def _front_and_others(summary: Summary, metric: str) -> tuple[list[TrialRow], list[TrialRow]]:
     on_front = set(summary.pareto)
-    rows = [row for row in _scored(summary) if cost in row.metrics]
+    rows = [row for row in _scored(summary) if metric in row.metrics]
     return [row for row in rows if row.id in on_front], [row for row in rows if row.id not in on_front]
 
 
@@ -202,20 +202,20 @@ def _draw_curves(summary: Summary, metric: str, axes: Any) -> None:
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, frameon=False, columnspacing=1)
 
 
-def _draw_front(summary: Summary, cost: str, axes: Any) -> None:
-    front, others = _front_and_others(summary, cost)
+def _draw_front(summary: Summary, metric: str, axes: Any) -> None:
+    score, (front, others) = summary.criteria[0], _front_and_others(summary, metric)
     for rows, color, marker in ((others, OTHER, "o"), (front, BEST, "D")):
         drawn = spread(rows, summary, POINTS) if len(rows) > POINTS else rows
         look = {"color": color, "ms": 6, "zorder": 3, "gid": points_id((row.id, "") for row in drawn)}
-        axes.plot([row.metrics[cost] for row in drawn], [row.score for row in drawn], marker, **look)
+        axes.plot([row.metrics[metric] for row in drawn], [row.metrics[score] for row in drawn], marker, **look)
     for row in front[:INTERVALS]:
-        place = (row.metrics[cost], row.score)
+        place = (row.metrics[metric], row.metrics[score])
         axes.annotate(row.id, place, fontsize=9, xytext=(4, 4), textcoords="offset points")
-    costs = [row.metrics[cost] for row in (*front, *others)]
-    if min(costs) > 0 and max(costs) > 10 * min(costs):
+    values = [row.metrics[metric] for row in (*front, *others)]
+    if min(values) > 0 and max(values) > 10 * min(values):
         _use_log_scale(axes, "x")
-    axes.set_xlabel(words(cost))
-    axes.set_ylabel(words(summary.objective))
+    axes.set_xlabel(words(metric))
+    axes.set_ylabel(words(score))
 
 
 def _use_log_scale(axes: Any, name: str) -> None:
@@ -270,9 +270,9 @@ def _curve_metrics(summary: Summary) -> list[str]:
     return [metric for metric in (summary.objective, "train_loss") if metric in reported]
 
 
-def _front_costs(summary: Summary) -> list[str]:
+def _front_metrics(summary: Summary) -> list[str]:
     rows = _scored(summary) if summary.pareto else []
-    return [cost for cost in summary.costs if any(cost in row.metrics for row in rows)]
+    return [metric for metric in summary.criteria[1:] if any(metric in row.metrics for row in rows)]
 
 
 def _label(row: TrialRow, summary: Summary) -> str:

@@ -32,7 +32,7 @@ SECTIONS = {
     "hyperparameters": "Hyperparameters",
     "effects": "What mattered",
     "metrics": "Metrics",
-    "front": "Quality and cost",
+    "front": "Trade-offs",
     "gains": "Tasks",
     "samples": "Texts",
     "failures": "Failures",

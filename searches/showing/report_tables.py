@@ -324,7 +324,7 @@ def _front(summary: Summary) -> Table[TrialRow]:
         columns=[
             Column("trial", lambda row: row.id),
             score_column(summary),
-            *(_metric(name, 2, summary) for name in summary.front_of if name != summary.objective),
+            *(_metric(name, 2, summary) for name in summary.criteria if name != summary.objective),
             Column("values", lambda row: point_text(row.point)),
         ],
         rows=rows[:MOST],

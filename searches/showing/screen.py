@@ -168,13 +168,6 @@ def waiting_for(console: Console, what: str) -> Iterator[None]:
         yield
 
 
-def _criteria(summary: Summary) -> str:
-    """Return the metrics of the Pareto front, in words."""
-    scores = " and ".join(words(name) for name in summary.front_of if name not in summary.costs) or summary.objective
-    costs = ", ".join(map(words, summary.costs))
-    return f"{scores} against {costs}" if costs else scores
-
-
 def show(summary: Summary, console: Console) -> None:
     """Print the tables of a summary, the cost of the search and, last, its answer."""
     answer = summary.answer
@@ -190,7 +183,8 @@ def show(summary: Summary, console: Console) -> None:
         if table.rows or not place:
             print_table(console, table)
     if summary.pareto:
-        print_line(console, f"Pareto front of {_criteria(summary)}: the trials that no other dominates")
+        first, *others = map(words, summary.criteria)
+        print_line(console, f"Pareto front of {first} against {', '.join(others)}: the trials that no other dominates")
     if summary.warm_start:
         print_line(console, summary.warm_start.text)
     counts = ", ".join(f"{value} {words(key)}" for key, value in summary.counts.items() if value)

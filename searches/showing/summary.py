@@ -47,7 +47,7 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
     ended = [row for row in scored if row.status in (COMPLETED, STOPPED)]
     costs = list(dict.fromkeys([*search.costs, *plan.method.minimize]))
     by_task = plan.task_objectives
-    objectives = [plan.metric] if not by_task else list(by_task.values())
+    objectives = by_task.values() or [plan.metric]
     signs = {**{metric.name: metric.direction.sign for metric in objectives}, **dict.fromkeys(costs, -1)}
     names, importance = finalists(state, plan), effects(ended, plan.space, plan.direction, plan.factor)
     answer = verdict(plan, state, names, best, importance)
@@ -72,7 +72,7 @@ def summarise(options: Options, state: State, folder: Path) -> Summary:
         method=SearchMethod.model_validate(plan.method.to_dict()),
         costs=costs,
         pareto=pareto([row for row in scored if row.feasible], signs),
-        front_of=list(signs),
+        task_objectives=[metric.name for metric in by_task.values()],
         gains=gains(scored, by_task) if by_task else [],
         baselines={key: BaselineRow.model_validate(row) for key, row in state.baselines.items()},
         answer=answer,
