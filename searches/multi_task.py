@@ -35,7 +35,7 @@ SEARCH = Search(
             model="gpt2",
             trials=60,
             replicates=5,
-            run={"tasks": "sst+paraphrase+sonnet", "epochs": 10, "decode_seeds": 3},
+            run={"tasks": "sst+paraphrase+sonnet", "epochs": 10, "dev_examples": 2000, "decode_seeds": 3},
         ),
     },
 )
