@@ -35,7 +35,12 @@ REPORTS, IMAGES, PAGE = DOCS / "gallery", DOCS / "images" / "gallery", DOCS / "g
 STORAGE = Path("runs", "gallery")
 FOLDER = ROOT / STORAGE / SEARCHES
 WIDTH, HEIGHT, COLORS = 1100, 700, 128  # of a picture
-EMBEDDED = ("sonnet", "poems", "cfimdb")  # tasks whose data, or a stand-in for it, is installed with the project
+EMBEDDED = (
+    "sonnet",
+    "poems",
+    "cfimdb",
+    "multi",
+)  # tasks whose data, or a stand-in for it, is installed with the project
 TABLES = "5"  # of the study: one search
 INTRODUCTION = """\
 # Gallery

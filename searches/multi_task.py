@@ -1,4 +1,4 @@
-"""Does one model for several tasks lose against a model for each?"""
+"""Does training several tasks at once improve on a model for each?"""
 
 from searches.domains import Choice, LogUniform
 from searches.question import Case, Profile, Search
@@ -6,7 +6,7 @@ from searches.runner import main
 
 SEARCH = Search(
     name="multi_task",
-    question="Does training several tasks at once improve on a separately tuned model for each?",
+    question="Does training several tasks at once improve on a model for each?",
     tasks={"multi": Case()},
     factor=["combination"],
     scientific={"combination": Choice("separate", "sum", "sampling", "pcgrad", "famo")},
