@@ -18,6 +18,7 @@ from searches.summary import Summary, Verdict
 SCRIPT = "<script>alert('x')</script>"
 RANKS, ALPHAS = (4, 8, 16, 32), (32.0, "r", None)
 METRIC = {"name": "dev_loss", "direction": "min", "unit": "nats per token", "margin": 0.05, "digits": 3}
+GAINS = [{"trial": "0000", "tasks": {"sonnet": 1.0, "sst": -2.0}, "mean": -0.5, "worst": -2.0}]  # of several tasks
 SCOPE = "Measured with 3 fresh seeds per setting on 6 dev texts that the search did not use."
 BELOW = "Trial 0000's score is not significantly better than a trivial baseline (random | lines)."
 

@@ -15,12 +15,12 @@ from searches.showing import report
 from searches.showing.live_report import PageServer
 from tests.browser.axe import axe_script, violations
 from tests.browser.chromium import BROWSER, DRIVER, INSTALL, chromium, photograph, requests, show
-from tests.summaries import SCRIPT, summary, typed
+from tests.summaries import GAINS, SCRIPT, summary, typed
 from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.skipif(not (BROWSER and DRIVER), reason=INSTALL)
 
-FOUND = summary(240, costs=["trainable_parameters"], pareto=["0000", "0007"], smoke=True)
+FOUND = summary(240, costs=["trainable_parameters"], pareto=["0000", "0007"], gains=GAINS, smoke=True)
 SMALL = summary(30, costs=["trainable_parameters"], pareto=["0000", "0007"], smoke=True)
 PAPER = 702  # pixels of a page of A4 between its margins
 SECTIONS = ["answer", *report.SECTIONS]

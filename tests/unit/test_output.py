@@ -26,15 +26,18 @@ def command():
 
 run_or_explain(command, "")
 """
-#: One that waits, and takes a second to write down how it stands.
+#: One that waits for a signal, even if it comes before the wait, and takes a moment to write down how it stands.
 WAITING = """
-import signal, sys, time
+import os, signal
 from gpt2core.cli import run_or_explain
 
 def command():
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)
     try:
         print("waits", flush=True)
-        signal.pause()
+        os.read(told, 1)
     finally:
         for _ in range(5):
             signal.sigtimedwait([], 0.1)

@@ -22,7 +22,7 @@ from searches.showing.page_script import script
 from searches.showing.parallel import draw_parallel
 from searches.showing.report_tables import settings_table
 from searches.showing.screen import show
-from tests.summaries import SCRIPT, about_best, about_factor, nothing_compared, summary, typed, verdict
+from tests.summaries import GAINS, SCRIPT, about_best, about_factor, nothing_compared, summary, typed, verdict
 
 ORDER = ["answer", *report.SECTIONS]
 
@@ -69,8 +69,7 @@ def decided(outcome: str, trials: int = 30) -> dict[str, Any]:
 
 def test_sections_come_in_order_and_the_answer_before_any_table(tmp_path: Path) -> None:
     costs = {"costs": ["trainable_parameters"], "pareto": ["0000", "0003"]}
-    gains = [{"trial": "0000", "tasks": {"sonnet": 1.0, "sst": -2.0}, "mean": -0.5, "worst": -2.0}]
-    html, markdown = written(tmp_path, summary(**costs, gains=gains))
+    html, markdown = written(tmp_path, summary(**costs, gains=GAINS))
     assert [name for name in Page(html).ids if name in ORDER] == ORDER
     assert html.index("No effect of rank on dev loss was found") < html.index("<table")
     assert markdown.index("## Answer") < markdown.index("| rank | trials |") < markdown.index("| trial |")
