@@ -28,6 +28,7 @@ from gpt2core.errors import ConfigError, UserError, first_line, shown
 #: Kind of a component -> group of its entry points.
 GROUPS = {
     "task": "gpt2_search.tasks",
+    "combination": "gpt2_search.combinations",
     "adapter": "gpt2_search.adapters",
     "attention": "gpt2_search.attention",
     "decoder": "gpt2_search.decoders",

@@ -51,10 +51,10 @@ class Combination(Component):
     meaning: str
     shares: bool = True  # whether tasks share parameters
     samples: bool = False  # whether a step has one task, rather than all
-    weigh: Callable[[Tensor, Tensor], Tensor] | None = (
-        None  # losses (K,), task logits (K,) -> weights of gradients (K,)
-    )
-    project: Callable[[Tensor, np.random.Generator], Tensor] | None = None  # gradients (K, P) -> joint gradient (P,)
+    # losses (K,), task logits (K,) -> weights of the tasks' gradients (K,)
+    weigh: Callable[[Tensor, Tensor], Tensor] | None = None
+    # gradients (K, P) -> joint gradient (P,)
+    project: Callable[[Tensor, np.random.Generator], Tensor] | None = None
 
     @property
     def summary(self) -> str:
@@ -86,12 +86,10 @@ def project_conflicts(gradients: Tensor, random: np.random.Generator) -> Tensor:
     total = torch.zeros_like(gradients[0])
     for number in range(len(gradients)):
         own = gradients[number].clone()
-        for other in random.permutation([place for place in range(len(gradients)) if place != number]):
-            product = own @ gradients[other]
+        for place in random.permutation([place for place in range(len(gradients)) if place != number]):
+            other = gradients[place]
             # A GPU is not waited for: without a conflict, zero times the other gradient is subtracted.
-            own -= (
-                product.clamp(max=0.0) / (gradients[other] @ gradients[other]).clamp(min=SMALLEST**2) * gradients[other]
-            )
+            own -= (own @ other).clamp(max=0.0) / (other @ other).clamp(min=SMALLEST**2) * other
         total += own
     return total
 

@@ -196,8 +196,9 @@ def _flat(gradient: Tensor | None, parameter: nn.Parameter) -> Tensor:
 
 
 def _average(gradients: Gradients, workers: int) -> None:
-    """Replace gradients by their mean over the workers."""
-    for gradient in gradients:
-        if gradient is not None:
-            dist.all_reduce(gradient)
-            gradient /= workers
+    """Replace gradients by their mean over the workers, by one all-reduce of them all."""
+    known = [gradient for gradient in gradients if gradient is not None]
+    joint = torch.cat([gradient.flatten() for gradient in known])
+    dist.all_reduce(joint)
+    for gradient, mean in zip(known, (joint / workers).split([gradient.numel() for gradient in known]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

@@ -12,12 +12,13 @@ from gpt2core.component import Table as Components
 from gpt2core.console import console, print_line
 from gpt2core.decoding import DECODERS
 from gpt2core.distill.critics import CRITICS
+from gpt2core.multitask.combining import COMBINATIONS
 from gpt2core.tasks import TASKS
 from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.showing.tables import Column, Table, print_table
 
-ALL: tuple[Components[Any], ...] = (TASKS, ADAPTERS, ATTENTION, DECODERS, CRITICS, SAMPLERS, SCHEDULERS)
+ALL: tuple[Components[Any], ...] = (TASKS, COMBINATIONS, ADAPTERS, ATTENTION, DECODERS, CRITICS, SAMPLERS, SCHEDULERS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,6 @@ from gpt2core.steps import Step, advance
 from gpt2core.tasks import TASKS
 from gpt2core.tasks.base import JointData
 from gpt2core.testing import toys
-from gpt2core.testing.contract import check_keys
 from gpt2core.training import loop, train
 from gpt2core.weights import load_model
 from gpt2core.workers import ALONE, Workers
@@ -80,21 +79,6 @@ def losses(config: RunConfig, folder: Path | None = None, epochs: int = 99, work
 
 
 # -- the combinations
-
-
-@pytest.mark.parametrize("name", COMBINATIONS)
-def test_a_combination_is_described_and_its_keys_have_one_meaning(name: str) -> None:
-    entry = COMBINATIONS[name]
-    check_keys(entry)
-    assert entry.summary
-    assert entry.shares or not (entry.by_task or entry.samples), "separate models have no joint gradient"
-    if entry.weigh:
-        weights = entry.weigh(torch.tensor([1.0, 2.0, 3.0]), torch.zeros(3))
-        assert weights.shape == (3,)
-        assert weights.min() > 0
-    if entry.project:
-        alike = torch.ones(3, 5)
-        torch.testing.assert_close(entry.project(alike, np.random.default_rng(0)), alike.sum(dim=0))
 
 
 def pcgrad(gradients: Sequence[Tensor], orders: Sequence[Sequence[int]]) -> Tensor:
