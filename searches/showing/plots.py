@@ -88,7 +88,7 @@ def front_pictures(summary: Summary) -> list[Picture]:
 
 def _front_and_others(summary: Summary, metric: str) -> tuple[list[TrialRow], list[TrialRow]]:
     on_front = set(summary.pareto)
-    rows = [row for row in _scored(summary) if metric in row.metrics]
+    rows = [row for row in _scored(summary) if {metric, summary.criteria[0]} <= row.metrics.keys()]
     return [row for row in rows if row.id in on_front], [row for row in rows if row.id not in on_front]
 
 
