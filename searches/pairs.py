@@ -14,7 +14,7 @@ from rich.console import Console
 
 from gpt2core.config import RunConfig, Thresholds
 from gpt2core.console import print_line
-from gpt2core.distill.config import GenerationConfig
+from gpt2core.distill.config import DEFAULT_CRITIC, GenerationConfig
 from gpt2core.distill.critics import CRITICS
 from gpt2core.distill.dataset import load_pairs, pairs_folder, subfolders
 from gpt2core.errors import ConfigError
@@ -99,10 +99,9 @@ def jobs(plan: Plan, results: Path) -> Iterator[PairJob]:
     settings: dict[str, Any] = {"contexts": 200, **plan.profile.candidates}
     contexts, reference = settings.pop("contexts"), plan.config(plan.search.reference)
     critics, rounds = values_of(plan, "pairs_critic"), values_of(plan, "pairs_round")
-    own = {key for name in critics for key in CRITICS[name or "overlap"].keys.model_fields}
-    of_critics = {key: settings.pop(key) for key in own & settings.keys()}
+    keys_of = {name: CRITICS[name or DEFAULT_CRITIC].keys.model_fields.keys() for name in critics}
+    of_critics = {key: settings.pop(key) for key in set().union(*keys_of.values()) & settings.keys()}
     for temperature, critic in itertools.product(temperatures(plan), critics):
-        read = CRITICS[critic or "overlap"].keys.model_fields
         names = subfolders(temperature, critic)
         job = Job(
             out=address(folder.joinpath(*names)),
@@ -114,8 +113,8 @@ def jobs(plan: Plan, results: Path) -> Iterator[PairJob]:
                 {"source": plan.task, "seed": plan.seed, "temperature": temperature, **settings}
             ),
             thresholds=Thresholds(),
-            critic=critic or "overlap",
-            critic_settings={key: value for key, value in of_critics.items() if key in read},
+            critic=critic or DEFAULT_CRITIC,
+            critic_settings={key: value for key, value in of_critics.items() if key in keys_of[critic]},
             data_dir=plan.fixed.get("data_dir"),
         )
         yield PairJob(name="-".join(names), job=job, rounds=max(r or 1 for r in rounds), student=_student(reference))

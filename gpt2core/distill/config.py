@@ -2,6 +2,8 @@
 
 from gpt2core.component import Keys, key
 
+DEFAULT_CRITIC = "overlap"
+
 
 class GenerationConfig(Keys):
     """How contexts and candidates are generated, in the terms of the study's section 3.2; comments give the study's values."""

@@ -20,7 +20,7 @@ from gpt2core.cli import (
 )
 from gpt2core.component import Config, lookup
 from gpt2core.config import Thresholds, known_keys, meaning
-from gpt2core.distill.config import GenerationConfig
+from gpt2core.distill.config import DEFAULT_CRITIC, GenerationConfig
 from gpt2core.errors import ConfigError, UserError, first_line
 from gpt2core.parts import import_modules
 
@@ -72,7 +72,7 @@ def parser() -> Parser:
     )
     add("--data-dir", help=meaning("data_dir"))
     add("--model", default="gpt2-nano", help=meaning("model"))
-    add("--critic", default="overlap", help="critic that scores entailment: overlap, embedding, classifier or nli")
+    add("--critic", default=DEFAULT_CRITIC, help="critic that scores entailment: overlap, embedding, classifier or nli")
     add("--critic-model", help="model of the critic: a folder, or owner/name of the hub")
     add("--tau", type=float, help=described("tau", Thresholds))
     add("--max-rouge", type=float, help=described("max_rouge", Thresholds))

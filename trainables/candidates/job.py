@@ -9,7 +9,7 @@ from typing import Any
 
 from gpt2core.component import decides
 from gpt2core.config import Thresholds
-from gpt2core.distill.config import GenerationConfig
+from gpt2core.distill.config import DEFAULT_CRITIC, GenerationConfig
 from gpt2core.distill.shards import STAGES, Shard, cache_key, code_version
 from gpt2core.storage import local
 
@@ -34,7 +34,7 @@ class Job:
     texts: str = ""  # folder of contexts and candidates, which jobs with other critics share; empty: `out`
     rewrite: bool = False
     round: int = 1
-    critic: str = "overlap"
+    critic: str = DEFAULT_CRITIC
     critic_settings: Mapping[str, Any] = field(default_factory=dict)  # values of the critic's keys
     data_dir: str | None = None
     workers: int = 1  # generators that run at once
