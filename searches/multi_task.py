@@ -35,7 +35,13 @@ SEARCH = Search(
             model="gpt2",
             trials=60,
             replicates=5,
-            run={"tasks": "sst+paraphrase+sonnet", "epochs": 10, "dev_examples": 2000, "decode_seeds": 3},
+            run={
+                "tasks": "sst+paraphrase+sonnet",
+                "epochs": 5,
+                "train_examples": 10_000,  # of each task: an epoch is as long as the largest task
+                "dev_examples": 2000,
+                "decode_seeds": 3,
+            },
         ),
     },
 )
