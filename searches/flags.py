@@ -15,10 +15,13 @@ from searches.deciding.stopping import SCHEDULERS
 from searches.values import is_searchable
 
 EPILOG = """\
-Use --set to fix any key of a run, for instance --set epochs=5 --set decoder=greedy; a fixed key is no longer searched.
-Use --search to search any key, for instance --search lr=1e-5..1e-2:log --search weight_decay=0,0.01,0.1 --search epochs=2..8.
-`gpt2-search keys` lists all keys. Results are in STORAGE/searches/NAME/: report.html, summary.json, ledger.jsonl, trials/
-(checkpoints) and best/ (a model folder).
+Use --set to fix any key of a run, for instance --set epochs=5
+--set decoder=greedy; a fixed key is no longer searched. Use --search to search
+any key, for instance --search lr=1e-5..1e-2:log --search epochs=2..8
+--search weight_decay=0,0.01,0.1. `gpt2-search keys` lists all keys.
+
+Results are in STORAGE/searches/NAME/: report.html, summary.json, ledger.jsonl,
+trials/ (checkpoints) and best/ (a model folder).
 """
 
 

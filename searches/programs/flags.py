@@ -37,13 +37,15 @@ from trainables.programs.run import GIVEN, NO_PLACEHOLDER, Program, Value, place
 NAME = "command"  # of the script, and the first word of a search's name
 TASK = "program"  # stands for the task, for instance as MLflow's experiment
 EPILOG = """\
-Example: --command "python train.py --lr {lr} --epochs {epochs} --seed {seed}" --metric dev_acc --search lr=1e-5..1e-2:log
---set epochs=5
+Example: --command "python train.py --lr {lr} --epochs {epochs} --seed {seed}"
+--metric dev_acc --search lr=1e-5..1e-2:log --set epochs=5
 
-Placeholders are searched or fixed keys, {seed}, {out} (the run's own folder, in which it starts), and {checkpoint} in
---resume-flag. No shell is used. If --set or --search gives `epochs`, each value of the metric is the report of an epoch, after
-which a trial may be stopped; else a trial has one report, its best value. Results are in STORAGE/searches/NAME/; trials/ has the
-folder and output of each run.
+Placeholders are searched or fixed keys, {seed}, {out} (the run's own folder,
+in which it starts), and {checkpoint} in --resume-flag. No shell is used. If
+--set or --search gives `epochs`, each value of the metric is the report of an
+epoch, after which a trial may be stopped; else a trial has one report, its
+best value. Results are in STORAGE/searches/NAME/; trials/ has the folder and
+output of each run.
 """
 LOWER_IS_BETTER = ("loss", "error", "perplexity")  # parts of the names of metrics that are minimised by default
 TRIALS, REPLICATES = 12, 3

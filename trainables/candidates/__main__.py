@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 PER_WORKER = "GPUs of each generator (default: 1 if there are GPUs, or 0.5 if the critic loads a model, else 0)"
 PER_SCORER = "GPUs of each critic (default: those of a generator if the critic loads a model, else 0: it runs on a CPU)"
 EPILOG = """\
---set gives settings that have no flag: of the generation, thresholds and critic, and with --rounds of the student's training.
-The same command resumes a job that was interrupted or killed. Other thresholds only filter again; nothing is generated again.
---out then has accepted/ and negatives/ (Parquet), course.tsv, manifest.json, and README.md (the data card).
+--set gives settings that have no flag: of the generation, thresholds and
+critic, and with --rounds of the student's training. The same command resumes a
+job that was interrupted or killed. Other thresholds only filter again; nothing
+is generated again. --out then has accepted/ and negatives/ (Parquet),
+course.tsv, manifest.json, and README.md (the data card).
 """
 
 
