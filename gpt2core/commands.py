@@ -292,7 +292,7 @@ def _config(options: argparse.Namespace, **known: Any) -> RunConfig:
     given = settings(getattr(options, "set", [])) | given
     config = RunConfig.of(with_task({**known, **given}))
     components_of(config)
-    check_read(config, given)
+    check_read([config], given)
     return config
 
 

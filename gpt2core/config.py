@@ -219,7 +219,8 @@ class RewritingKeys(PairKeys):
     kl_weight: float = key(0.1, "rewriting: weight (lambda) of the KL to the initial model", "training", "stage", ge=0)
     kl_on: Literal["pairs", "own"] = key(
         "pairs",
-        "rewriting: texts of the KL: the pairs, or own (on-policy: what the model now writes for the same sentences)",
+        "rewriting: texts of the KL, if its weight is > 0: the pairs, or own (on-policy: what the model now writes for the same "
+        "sentences)",
         *("step", "training", "stage", "if set"),
     )
 

@@ -1,15 +1,14 @@
 """A description of all keys of a run: valid values, default, meaning, and the components that read each key."""
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any
 
 from gpt2core.adapters import ADAPTERS
 from gpt2core.attention import ATTENTION
 from gpt2core.component import Keys, decides, declared_keys
-from gpt2core.config import FirstStageKeys, RunConfig, known_keys
+from gpt2core.config import FirstStageKeys, RunConfig, keys_that_decide, known_keys
 from gpt2core.decoding import DECODERS
-from gpt2core.errors import ConfigError
-from gpt2core.identity import components_of
+from gpt2core.errors import ConfigError, shown
 from gpt2core.tasks import TASKS
 
 FIRST_STAGE = "first stage"
@@ -54,27 +53,39 @@ def readers(name: str) -> dict[str, list[str]]:
     return {table.kind: names for table in TABLES if (names := table.readers(name))}
 
 
-def needed(name: str) -> str:
-    """Return which components read a key, in words such as `adapter lora`."""
-    return "; ".join(f"{kind} {' or '.join(names)}" for kind, names in readers(name).items())
-
-
-def check_read(config: RunConfig, names: Iterable[str]) -> None:
-    """Raise ConfigError for a key among `names` that no component of the run reads, or that its other settings make useless."""
-    ignored = {
-        key for component in components_of(config) for key, value in component.values(config).items() if value is None
-    }
-    named = {**config.components, FIRST_STAGE: [] if config.first_task is None else ["pretrain"]}
+def check_read(configs: Sequence[RunConfig], names: Iterable[str]) -> None:
+    """Raise ConfigError for a key among `names` that no component of any of these runs reads."""
     for name in names:
-        by_kind = readers(name)
-        if by_kind and all(set(named[kind]).isdisjoint(able) for kind, able in by_kind.items()):
-            raise ConfigError(
-                f"This run does not read `{name}`: it needs {needed(name)}; leave it out, or set that too"
-            )
-        if name in ignored and config.first_task is None:  # whose task may read it
-            raise ConfigError(
-                f"This run ignores `{name}`, given its other settings ({known_keys()[name].description}); leave it out"
-            )
+        problems = [_unread(name, config) for config in configs]
+        if all(problems):
+            raise ConfigError(problems[0])
+
+
+def _unread(name: str, config: RunConfig) -> str:
+    """Return why no component of a run reads a key; empty if one does."""
+    by_kind = readers(name)
+    named = {**config.components, FIRST_STAGE: [] if config.first_task is None else ["pretrain"]}
+    if by_kind and all(set(named[kind]).isdisjoint(able) for kind, able in by_kind.items()):
+        needed = "; ".join(f"{kind} {' or '.join(able)}" for kind, able in by_kind.items())
+        return f"The key `{name}` has no effect: it needs {needed}; leave it out, or choose that too"
+    if config.first_task is not None and name in keys_that_decide("stage"):  # the first stage may read it
+        return ""
+    ignoring = _ignoring(name, config)
+    if not ignoring:
+        return ""
+    rule = f"{ignoring} ignores it with the run's other settings ({known_keys()[name].description})"
+    return f"The value of `{name}` is {shown(getattr(config, name))}, but {rule}; leave it out"
+
+
+def _ignoring(name: str, config: RunConfig) -> str:
+    """Return the component of a run, without its first stage, that makes a key useless; empty if none does."""
+    components = {**config.components, "task": [config.task]}
+    for table in TABLES:
+        for component in components[table.kind]:
+            values = table[component].values(config)
+            if name in values and values[name] is None:
+                return f"the {table.kind} `{component}`"
+    return ""
 
 
 def _values(name: str, keys: type[Keys | RunConfig]) -> str:

@@ -21,7 +21,7 @@ from searches.deciding.samplers import SAMPLERS
 from searches.deciding.stopping import SCHEDULERS
 from searches.flags import imports_of, parser, run_keys, typed_flags
 from searches.places import default_name, search_folder, search_name, storage_path
-from searches.plan import Plan, check_settings, make_plan
+from searches.plan import Plan, check_read, make_plan
 from searches.question import Search, on_own_data
 from searches.result_files import CANDIDATES, SEARCHES
 from searches.running.budget import Budget
@@ -207,7 +207,7 @@ def planned(search: Search, o: argparse.Namespace, method: Method, fixed: Mappin
         ahead=o.ahead,
     )
     if o.set:
-        check_settings(plan, [pair.partition("=")[0] for pair in o.set])
+        check_read([plan], [pair.partition("=")[0] for pair in o.set])
     return plan
 
 

@@ -414,18 +414,16 @@ def make_plan(
         search = search_in(search, domains, fixed)
         fixed = {key: value for key, value in fixed.items() if key not in domains}
     plan = Plan(search=search, profile=chosen, fixed=fixed, seed=seed, method=method, comparing=comparing)
-    for key in sorted(plan.unread & (domains or {}).keys()):
-        raise ConfigError(unread_text(key))
+    if domains:
+        check_read([plan], domains)
     return plan
 
 
-def check_settings(plan: Plan, keys: Iterable[str]) -> None:
-    """Raise ConfigError for a key of `--set` that only some components read, and no run of the plan."""
-    from gpt2core.keys import readers  # PyTorch is too slow to import for --help
+def check_read(plans: Sequence[Plan], keys: Iterable[str]) -> None:
+    """Raise ConfigError for a key that no run of these plans reads."""
+    from gpt2core import keys as of_runs  # PyTorch is too slow to import for --help
 
-    for key in keys:
-        if key not in plan.fixed_read and readers(key):
-            raise ConfigError(unread_text(key))
+    of_runs.check_read([plan.config(values) for plan in plans for values in plan.conditions.combinations], keys)
 
 
 def metric_of(program: Program) -> "Metric":
@@ -443,10 +441,3 @@ def metric_of_run(run: Run) -> "Metric":
     from gpt2core.tasks.base import objective_of
 
     return objective_of(TASKS[run.task], run)
-
-
-def unread_text(key: str) -> str:
-    """Return in one line what it needs for a run to read a key."""
-    from gpt2core.keys import needed
-
-    return f"No run of this search reads `{key}`: it needs {needed(key)}; fix or search that too"

@@ -15,7 +15,7 @@ from gpt2core.config import OWN_TASKS, keys_that_decide, known_keys
 from gpt2core.errors import ConfigError, UserError, first_line, shown
 from gpt2core.parts import import_modules, require
 from searches.domains import Choice, Domain, Numbers
-from searches.plan import Plan, make_plan, unread_text
+from searches.plan import Plan, check_read, make_plan
 from searches.question import Case, Profile, Search, search_of
 from searches.search_text import SUFFIXES, content
 from searches.values import RANGE, check_searchable, choice, domain_of, value_of
@@ -229,5 +229,4 @@ def _check(search: Search) -> None:
         for task in search.tasks
         for profile in search.profiles
     ]
-    for key in set.intersection(*(plan.unread for plan in plans)):
-        raise ConfigError(unread_text(key))
+    check_read(plans, {**search.scientific, **search.nuisance})

@@ -175,14 +175,15 @@ class Task(Protocol):
 
     def values(self, config: RunConfig) -> Mapping[str, Any]:
         """Return overrides, as `Component.values` does. Without generated pairs, all keys about pairs are ignored."""
+        ignored = {} if self.generates else {"decode_seeds": None}
         if not issubclass(self.keys, PairKeys):
-            return {}
+            return ignored
         if config.learns_from_pairs and config.added_pairs == "real":
-            return dict.fromkeys(PairKeys.model_fields.keys() - {"added_pairs", "pairs_examples"})
+            return ignored | dict.fromkeys(PairKeys.model_fields.keys() - {"added_pairs", "pairs_examples"})
         if config.learns_from_pairs:
-            return {"tau": None} if config.tau_rule == "adaptive" else {}
-        ignored = self.keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()
-        return dict.fromkeys(ignored) | {"pairs_examples": 0}
+            return ignored | ({"tau": None} if config.tau_rule == "adaptive" else {})
+        about_pairs = self.keys.model_fields.keys() & DetectionPairKeys.model_fields.keys()
+        return ignored | dict.fromkeys(about_pairs) | {"pairs_examples": 0}
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Return the validated rows, at least in the splits `train` and `dev`; raise DataError or HubError."""

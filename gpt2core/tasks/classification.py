@@ -1,13 +1,14 @@
 """The base class of classification tasks: cross-entropy, accuracy with its interval, and the majority class as baseline."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gpt2core.component import Keys
+from gpt2core.component import Keys, declared_keys
 from gpt2core.config import ClassificationKeys, RunConfig
 from gpt2core.data.batches import Batch, collate
 from gpt2core.data.corpus import NO_LABEL
@@ -53,6 +54,10 @@ class Classification(Task):
 
     def classes(self, config: RunConfig) -> int:
         return len(self.class_names(config))
+
+    def values(self, config: RunConfig) -> Mapping[str, Any]:
+        """Return overrides, as `Component.values` does: it writes no texts, so it ignores how these are decoded."""
+        return {**super().values(config), "decoder": None, **dict.fromkeys(declared_keys("decoder"))}
 
     def trunk_input(self, batch: Batch, tokenizer: Tokenizer, config: RunConfig) -> TrunkInput:
         """Return texts with their lengths, because only the hidden states of last tokens are used."""

@@ -25,8 +25,10 @@ class Rewriting(LanguageTask):
     encoding = f"{REWRITE} {{}}, EOS"
 
     def values(self, config: RunConfig) -> Mapping[str, Any]:
-        """Return overrides: a curriculum is for detection only, so that students are those of the fixed threshold."""
-        return {**super().values(config), **({"tau_rule": "fixed"} if config.tau_rule == "curriculum" else {})}
+        """Return overrides. A curriculum is for detection only, so that students are those of the fixed threshold."""
+        rule = {"tau_rule": "fixed"} if config.tau_rule == "curriculum" else {}
+        texts = {} if config.kl_weight else {"kl_on": None}
+        return {**super().values(config), **rule, **texts}
 
     def corpus(self, config: RunConfig) -> Corpus:
         """Return accepted pairs; the dev split has those of one in twenty contexts of the first round."""

@@ -69,10 +69,13 @@ def test_pairs_are_predicted_too(data: Path, tmp_path: Path) -> None:
 def test_the_files_of_the_course_are_written_and_zipped(
     trained: Path, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = ["--set", "train_examples=4", "--epochs", "1", "--set", "max_new_tokens=16", "--set", "decode_seeds=1"]
-    for task in ("paraphrase", "sonnet"):
-        folder = ["--data-dir", str(data)] if task == "paraphrase" else []
-        assert run("train", "--task", task, "--out", str(tmp_path / task), *few, *folder) == 0
+    own = {
+        "paraphrase": ["--data-dir", str(data)],
+        "sonnet": ["--set", "max_new_tokens=16", "--set", "decode_seeds=1"],
+    }
+    for task, flags in own.items():
+        few = ["--set", "train_examples=4", "--epochs", "1", *flags]
+        assert run("train", "--task", task, "--out", str(tmp_path / task), *few) == 0
     runs = [str(trained), str(tmp_path / "paraphrase"), str(tmp_path / "sonnet")]
     out = tmp_path / "predictions"
     assert run("submit", "--runs", *runs, "--out", str(out)) == 0

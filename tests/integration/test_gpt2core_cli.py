@@ -162,7 +162,7 @@ def test_export_writes_what_transformers_loads_with_the_same_logits(trained: Pat
     ),
     (["evaluate", "--checkpoint", __file__], "test_gpt2core_cli.py: must be the folder of a run"),
     (["evaluate", "--model", __file__], "test_gpt2core_cli.py: is a file, but a model is a folder; for weights in a file, see"),
-    (["train", "--out", "x", "--epochs", "1", "--rank", "4"], "This run does not read `rank`: it needs adapter lora"),
+    (["train", "--out", "x", "--epochs", "1", "--rank", "4"], "The key `rank` has no effect: it needs adapter lora"),
     (["describe", "--length", "long"], "The value of `--length` is 'long', but must be a whole number"),
     (["convert", "nowhere.bin", "--out", "x"], "nowhere.bin: no such file; it must be a file that torch.save wrote"),
     (["generate", "--model", "gpt2-nano", "--prompt", "a", "--decoder", "bem"], "Unknown decoder `bem`"),

@@ -13,6 +13,8 @@ from gpt2core.model import trainable_parameters
 from gpt2core.testing import toys
 from tests.runs import status
 
+REWRITING = ["--task", "rewriting", "--set", "pairs=/pairs"]
+
 
 @pytest.fixture(autouse=True)
 def _memory_is_not_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,17 +137,35 @@ def test_attention_is_counted(flags: list[str], pairs: int, share: float, capsys
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--adapter", "full", "--rank", "8"], "This run does not read `rank`: it needs adapter lora or adalora or nested"),
-    (["--adapter", "last-linear", "--blocks", "0"], "This run does not read `blocks`: it needs adapter freeze or lora"),
-    (["--attention-window", "4"], "This run does not read `attention_window`: it needs attention auto or logsparse"),
-    (["--set", "pretrain_lr=0.1"], "This run does not read `pretrain_lr`: it needs first stage pretrain"),
-    (["--set", "dpo_beta=0.2"], "This run ignores `dpo_beta`, given its other settings (DPO: beta"),
+    (["--adapter", "full", "--rank", "8"], "The key `rank` has no effect: it needs adapter lora or adalora or nested"),
+    (["--adapter", "last-linear", "--blocks", "0"], "The key `blocks` has no effect: it needs adapter freeze or lora"),
+    (["--attention-window", "4"], "The key `attention_window` has no effect: it needs attention auto or logsparse"),
+    (["--set", "pretrain_lr=0.1"], "The key `pretrain_lr` has no effect: it needs first stage pretrain"),
+    (["--set", "dpo_beta=0.2"], "The value of `dpo_beta` is 0.2, but the task `sonnet` ignores it with the run's other "),
+    (["--set", "dpo_beta=0.2", "--set", "pretrain=poems"], "The value of `dpo_beta` is 0.2, but the task `sonnet` ignores"),
+    (["--task", "sst", "--set", "temperature=0.5"], "The value of `temperature` is 0.5, but the task `sst` ignores it"),
+    (["--task", "cfimdb", "--set", "decoder=beam"], "The value of `decoder` is 'beam', but the task `cfimdb` ignores it"),
+    (["--task", "paraphrase", "--set", "decode_seeds=1"], "The value of `decode_seeds` is 1, but the task `paraphrase` ig"),
+    (["--task", "poems", "--set", "decode_seeds=1"], "The value of `decode_seeds` is 1, but the task `poems` ignores it"),
+    ([*REWRITING, "--set", "kl_weight=0", "--set", "kl_on=own"], "The value of `kl_on` is 'own', but the task `rewriting`"),
 ])  # fmt: skip
 def test_a_flag_that_the_run_does_not_read_is_an_error(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert status(main, ["describe", *flags]) == 2
-    assert message in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.endswith(("; leave it out\n", "; leave it out, or choose that too\n"))
+
+
+@pytest.mark.parametrize("flags", [
+    ["--task", "poems", "--set", "decoder=beam", "--set", "num_beams=3"],  # which `generate` uses for the trained model
+    ["--set", "decode_seeds=0"],
+    ["--set", "temperature=0"],
+    [*REWRITING, "--set", "kl_on=own"],
+])  # fmt: skip
+def test_a_flag_that_the_run_reads_is_accepted(flags: list[str]) -> None:
+    assert status(main, ["describe", *flags]) == 0
 
 
 @pytest.mark.parametrize(("ranks", "words"), [

@@ -114,6 +114,15 @@ def test_it_is_in_the_identity(key: str) -> None:
     assert identity(one) != identity(two)
 
 
+@pytest.mark.parametrize(("values", "ignored"), [
+    ({"task": "sst"}, {"decoder": "beam", "num_beams": 3, "temperature": 0.5, "decode_seeds": 1}),
+    ({"task": "poems"}, {"decode_seeds": 1}),
+    ({"task": "rewriting", "pairs": "/pairs", "kl_weight": 0.0}, {"kl_on": "own"}),
+])  # fmt: skip
+def test_what_a_run_ignores_is_not_in_the_identity(values: Values, ignored: Values) -> None:
+    assert identity(RunConfig.of({**values, **ignored})) == identity(RunConfig.of(values))
+
+
 # a search whose reference reads as few keys as any: what other points read counts as well
 
 READS_LITTLE = Search(

@@ -140,7 +140,7 @@ CONTRADICTORY = [
     (changed("tasks", "sonnet", to={"study": [{"rank": 64}]}),
      ": The value of `rank` is 64 in the study's points of sonnet, but must be 4 to 32"),
     (changed("nuisance", "lr", to="1e-2..1e-5"), ", [nuisance]: The range of `lr` is '1e-2..1e-5', but must go from a lower"),
-    (changed("fixed", "adapter", to="full"), ": No run of this search reads `"),
+    (changed("fixed", "adapter", to="full"), ": The key `rank` has no effect: it needs adapter lora"),
 ]  # fmt: skip
 
 
