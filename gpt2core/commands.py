@@ -318,16 +318,19 @@ def _model(options: argparse.Namespace) -> tuple[RunConfig, GPT2, str]:
             raise ConfigError(f"The key `{key}` cannot be `--set` for a trained model; valid: {', '.join(valid)}")
     if options.checkpoint is None:
         config = _config(options)
+        _check_tasks(config, None)
         return config, starting_model(config).requires_grad_(False).to(device()), config.model
     folder = _fetched(options.checkpoint)
     if is_model_folder(folder):
         loaded = load_folder(folder)
         config = _config(options, **loaded.config.model_dump())
+        _check_tasks(config, loaded.config)
         names = TASKS[config.task].class_names(config)
         model = sort_classes(loaded.model, names) if names else loaded.model
         return config, model.to(device()), loaded.description
     trained = run_config(folder)
     config = _config(options, **trained.model_dump())
+    _check_tasks(config, trained)
     base = starting_model(trained)
     model = build_model(trained, base, device())
     epoch = load_best(folder, model, base)
@@ -350,7 +353,20 @@ def _check_single(config: RunConfig) -> None:
     if parts := TASKS[config.task].parts(config):
         raise ConfigError(
             f"The checkpoint has a model for each of the tasks {', '.join(parts)}: write these by `gpt2-search export`, "
-            f"then name the folder of one, as in --checkpoint FOLDER/{next(iter(parts))}"
+            f"then name the folder of one, as in FOLDER/{next(iter(parts))}"
+        )
+
+
+def _check_tasks(config: RunConfig, trained: RunConfig | None) -> None:
+    """Raise ConfigError for other tasks than those of a run of several, or for several of another run or model."""
+    wanted = TASKS[config.task].parts(config).keys()
+    known = TASKS[trained.task].parts(trained).keys() if trained else set()
+    if trained and known and wanted != known:
+        _check_single(trained)
+    if wanted and not known:
+        raise ConfigError(
+            f"The value of `task` is {config.task!r}, but must be a single task: only a checkpoint of several tasks has a model "
+            "for each"
         )
 
 
@@ -400,6 +416,7 @@ def submit(options: argparse.Namespace) -> None:
     for place in options.runs:
         given = argparse.Namespace(checkpoint=place, model=None, data_dir=options.data_dir)
         config, model, description = _model(given)
+        _check_single(config)
         data = run_data(config)
         _say(f"{description}: {data.describe()}")
         for split in ("dev", "test"):

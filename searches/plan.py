@@ -95,6 +95,11 @@ class Plan:
         """The metric that the search optimizes; raise ConfigError if the task lacks it."""
         return metric_of(self.program) if self.program else metric_of_run(self.config(self.search.reference))
 
+    @property
+    def chooses_one_model(self) -> bool:
+        """Whether a trial has one model: a program's has none that is known, and a run of several tasks one for each."""
+        return self.program is None and not self.task_objectives
+
     @cached_property
     def task_objectives(self) -> "dict[str, Metric]":
         """The metric of each task of a search over runs of several; empty for a single task."""

@@ -23,7 +23,10 @@ from searches.domains import (
 RANGE = re.compile(r"(?P<low>.+?)(?<!\.)\.\.(?!\.)(?P<high>[^:]+)(?P<kinds>(?::[^:]*)*)")
 RANGE_PATTERN = r"^\s*[-+0-9.eE]+\s*\.\.\s*[-+0-9.eE]+\s*(:log|:int|:log:int|:int:log)?$"  # for JSON Schema
 #: Keys that compared runs have in common, besides those that decide on which texts they are compared.
-SHARED = {"task", "model", "seed", "objective", "judged", "split_seed", "text", "label", "target", "class_names"}
+SHARED = {
+    *("task", "tasks", "model", "seed", "objective", "judged"),
+    *("split_seed", "text", "label", "target", "class_names"),
+}
 KINDS = {"log": "uniform on a log scale", "int": "whole numbers"}
 
 

@@ -264,13 +264,14 @@ class Part(NamedTuple):
 
 def objective_of(task: Task, config: RunConfig) -> Metric:
     """Return the metric that decides between runs of `config` and between their epochs; raise ConfigError if it is unknown."""
-    name = config.objective or task.objective
-    if name not in task.metrics:
+    name, known = config.objective or task.objective, task.metrics
+    if parts := task.parts(config):
+        known = {key: metric for key, metric in known.items() if "/" not in key or key.partition("/")[0] in parts}
+    if name not in known:
         raise ConfigError(
-            f"The value of `objective` is {name!r}, but must be a metric of the task `{task.name}`: "
-            f"{nearest(name, task.metrics)}"
+            f"The value of `objective` is {name!r}, but must be a metric of the task `{task.name}`: {nearest(name, known)}"
         )
-    return task.metrics[name]
+    return known[name]
 
 
 def measured(metrics: Mapping[str, Metric], statistics: Mapping[str, np.ndarray], split: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from gpt2core.component import Keys, nearest
+from gpt2core.component import Keys
 from gpt2core.config import RunConfig
 from gpt2core.data.batches import Batch
 from gpt2core.data.corpus import Corpus, Row
@@ -72,14 +72,10 @@ class Multi(Task):
         """Return the single runs of `config.tasks`; raise ConfigError, also for keys that do not fit several tasks."""
         keys = config.part(MultiKeys)
         names = [name.strip() for name in keys.tasks.split("+")]
-        for name in names:
-            if name not in self.single:
-                raise ConfigError(
-                    f"The value of `tasks` has {name!r}, but must have tasks: {nearest(name, self.single)}"
-                )
-        if len(names) < 2 or len(set(names)) < len(names):
+        if len(names) < 2 or len(set(names)) < len(names) or not set(names) <= self.single.keys():
             raise ConfigError(
-                f"The value of `tasks` is {keys.tasks!r}, but must be two or more different tasks, as in a+b"
+                f"The value of `tasks` is {keys.tasks!r}, but must be two or more different tasks of "
+                f"{', '.join(self.single)}, joined by +"
             )
         self._check(config, keys, names)
         values = {key: value for key, value in config if key in RunConfig.model_fields}
@@ -94,7 +90,7 @@ class Multi(Task):
         """Raise ConfigError for keys that do not fit several tasks."""
         if config.adapter not in ADAPTERS:
             raise ConfigError(
-                f"The value of `adapter` is {config.adapter!r}, but must be {', '.join(ADAPTERS)} with several tasks"
+                f"The value of `adapter` is {config.adapter!r}, but must be one of {', '.join(ADAPTERS)} with several tasks"
             )
         if config.growth != 1:
             raise ConfigError(f"The value of `growth` is {config.growth:g}, but must be 1 with several tasks")

@@ -35,7 +35,7 @@ SAMPLES, LONGEST = 4, 1500  # sample texts of a trial in a summary, and characte
 
 
 def commands(options: Options) -> dict[str, str]:
-    """Return the commands that promote a search's model and, unless a program runs it, those that repeat and resume it."""
+    """Return the commands that repeat and resume a search and, if it chooses one model, the one that promotes it."""
     script, argv = options.plan.search.command, options.argv
     anew = [*without(argv, "--name", "--resume"), "--name", f"{options.name}-again"]
     storage = ["--storage", options.storage] if options.storage else []
@@ -47,7 +47,7 @@ def commands(options: Options) -> dict[str, str]:
     promote = f"gpt2-search promote {command_text(of_search)}"
     return {
         **(by_script if script else {}),
-        **({"promote the chosen trial": promote} if options.plan.program is None else {}),
+        **({"promote the chosen trial": promote} if options.plan.chooses_one_model else {}),
     }
 
 

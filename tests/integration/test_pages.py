@@ -127,7 +127,7 @@ def tiny(words: Sequence[str]) -> list[str]:
     """The words of a command of `gpt2core`, with few rows if it trains."""
     if words[0] != "train":
         return [*words]
-    texts = () if {"paraphrase", "--label"}.intersection(words) else TINY_TEXTS
+    texts = () if {"sst", "paraphrase", "--label"}.intersection(words) else TINY_TEXTS
     more = LENIENT if "pretrain=rewriting" in words else ()
     return [*words, *(f"--set={pair}" for pair in (*TINY, *texts, *more))]
 

@@ -315,11 +315,12 @@ def test_the_score_is_the_mean_logarithm_of_the_tasks_scores() -> None:
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"tasks": "sonnet+cfimbd"}, r"`tasks` has 'cfimbd', but must have tasks: .*cfimdb"),
+    ({"tasks": "sonnet+cfimbd"}, "`tasks` is 'sonnet.cfimbd', but must be two or more different tasks of .*, joined by"),
+    ({"objective": "poems/dev_loss"}, "`objective` is 'poems/dev_loss', but must be a metric of the task `multi`"),
     ({"tasks": "sonnet"}, "`tasks` is 'sonnet', but must be two or more different tasks"),
     ({"tasks": "sonnet+sonnet"}, "must be two or more different tasks"),
     ({"combination": "famos"}, "Unknown combination `famos`.*famo"),
-    ({"adapter": "nested"}, "`adapter` is 'nested', but must be full, freeze, lora with several tasks"),
+    ({"adapter": "nested"}, "`adapter` is 'nested', but must be one of full, freeze, lora with several tasks"),
     ({"growth": 2.0}, "`growth` is 2, but must be 1"),
     ({"pretrain": "cfimdb"}, "`pretrain` is 'cfimdb', but must not be one of `tasks`"),
     ({"task_adapters": "both", "dora": True}, "`dora` is True, but must be False with `task_adapters` both"),
@@ -382,7 +383,13 @@ def test_commands_for_one_model_say_what_to_do(base: Path, tmp_path: Path, capsy
     config = TWO.but(model=str(base), epochs=1)
     list(train(config, load_model(str(base)), data(), folder=tmp_path / "run"))
     run, out = str(tmp_path / "run"), tmp_path / "out"
-    for arguments in (["generate", "--prompt", "thy"], ["predict", "--out", str(tmp_path / "p.csv")]):
+    for arguments in (
+        ["generate", "--prompt", "thy"],
+        ["predict", "--out", str(tmp_path / "p.csv")],
+        ["predict", "--task", "cfimdb", "--out", str(tmp_path / "p.csv")],
+        ["evaluate", "--task", "sonnet"],
+        ["evaluate", "--set", "tasks=sonnet+poems"],
+    ):
         assert status(main, [arguments[0], "--checkpoint", run, *arguments[1:]]) == 2
         assert "write these by `gpt2-search export`, then name the folder of one" in capsys.readouterr().err
     assert status(main, ["export", "--checkpoint", run, "--out", str(out)]) == 0
@@ -390,6 +397,10 @@ def test_commands_for_one_model_say_what_to_do(base: Path, tmp_path: Path, capsy
     assert f"GPT2LMHeadModel.from_pretrained('{out / 'sonnet'}')" in printed
     assert f"GPT2ForSequenceClassification.from_pretrained('{out / 'cfimdb'}')" in printed
     assert status(main, ["generate", "--checkpoint", str(out / "sonnet"), "--prompt", "thy love"]) == 0
+    assert status(main, ["submit", "--runs", run, "--out", str(tmp_path / "files")]) == 2
+    for model in (["--checkpoint", str(out / "sonnet")], ["--model", str(base)]):
+        assert status(main, ["evaluate", *model, "--task", "multi"]) == 2
+    assert "`task` is 'multi', but must be a single task" in capsys.readouterr().err
 
 
 def test_parameters_are_counted_without_weights(base: Path) -> None:

@@ -146,6 +146,7 @@ def test_a_searched_key_starts_where_the_search_has_it() -> None:
     (["pretrain=none,poem"], "Unknown task `poem`: did you mean `poems`?"),
     (["num_beams=2..8"], "The key `num_beams` has no effect: it needs decoder beam; leave it out, or choose that too"),
     (["head_dropout=0,0.3"], "The key `head_dropout` has no effect: it needs task "),
+    (["tasks=sonnet+poems,sonnet+sst"], "The key `tasks` cannot be searched: runs that are compared must have the same value"),
     (["seed=1,2"], "The key `seed` cannot be searched: runs that are compared must have the same value"),
     (["gradient_checkpointing=true,false"], "The key `gradient_checkpointing` cannot be searched: it does not change"),
     (["lr=1e-5..1", "--set", "lr=1"], "Both `--set lr` and `--search lr` are given, but a key is either fixed or searched"),
