@@ -6,6 +6,7 @@ import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,15 @@ def test_a_terminal_that_goes_away_ends_nothing(tmp_path: Path) -> None:
     assert (tmp_path / "result").read_text() == "the result"
 
 
+@pytest.fixture
+def not_under_nohup() -> Iterator[None]:
+    """Let processes that this one starts end when a terminal closes, even if this one does not."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("not_under_nohup")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_command_ends_once_however_often_it_is_asked(number: signal.Signals) -> None:
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
