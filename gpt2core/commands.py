@@ -361,7 +361,7 @@ def _check_tasks(config: RunConfig, trained: RunConfig | None) -> None:
     """Raise ConfigError for other tasks than those of a run of several, or for several of another run or model."""
     wanted = TASKS[config.task].parts(config).keys()
     known = TASKS[trained.task].parts(trained).keys() if trained else set()
-    if trained and known and wanted != known:
+    if trained and wanted != known:
         _check_single(trained)
     if wanted and not known:
         raise ConfigError(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gpt2core.component import Component, Keys, Table, key
-from gpt2core.config import AnswerKeys, SonnetKeys
+from gpt2core.config import AnswerKeys, RunConfig, SonnetKeys
 
 SMALLEST = 1e-8  # added to a loss before it divides or its logarithm is taken
 
@@ -127,3 +127,9 @@ COMBINATIONS: Table[Combination] = Table(
         "famo": Combination(meaning="FAMO: weights that let all losses fall alike", weigh=famo_weights, keys=FamoKeys),
     },
 )
+
+
+def has_own_pairs(config: RunConfig) -> bool:
+    """Whether each task of a run of several has a LoRA pair of its own, beside the shared one."""
+    keys = config.part(MultiKeys)
+    return config.adapter == "lora" and COMBINATIONS[keys.combination].shares and keys.task_adapters == "both"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gpt2core.adapters.lora import LoRALinear, Pair, lora_layers
 from gpt2core.config import RunConfig
 from gpt2core.model import GPT2, trainable_parameters
-from gpt2core.multitask.combining import COMBINATIONS, MultiKeys
+from gpt2core.multitask.combining import COMBINATIONS, MultiKeys, has_own_pairs
 from gpt2core.projection import Projection
 
 LOGITS = "task_logits"
@@ -56,9 +56,8 @@ def joined(models: Mapping[str, GPT2], config: RunConfig) -> GPT2:
     Unless they are `separate`, all trained parameters but those of the heads are the first model's; with the `task_adapters`
     both, each task also keeps a LoRA pair of its own. A combination that weighs tasks has a logit for each of them.
     """
-    keys = config.part(MultiKeys)
-    combination, first = COMBINATIONS[keys.combination], next(iter(models.values()))
-    own_pairs = combination.shares and config.adapter == "lora" and keys.task_adapters == "both"
+    combination, first = COMBINATIONS[config.part(MultiKeys).combination], next(iter(models.values()))
+    own_pairs = has_own_pairs(config)
     if own_pairs:
         for model in models.values():
             for name, layer in list(lora_layers(model)):

@@ -21,7 +21,7 @@ from gpt2core.metrics.baselines import Baseline
 from gpt2core.metrics.direction import Direction
 from gpt2core.metrics.metric import Metric, named
 from gpt2core.model import GPT2, TrunkInput
-from gpt2core.multitask.combining import COMBINATIONS, MultiKeys
+from gpt2core.multitask.combining import COMBINATIONS, MultiKeys, has_own_pairs
 from gpt2core.multitask.models import models_of
 from gpt2core.tasks.base import Evaluation, JointData, Part, Task, TaskData, measured
 from gpt2core.tokenizer import Tokenizer
@@ -77,7 +77,7 @@ class Multi(Task):
                 f"The value of `tasks` is {keys.tasks!r}, but must be two or more different tasks of "
                 f"{', '.join(self.single)}, joined by +"
             )
-        self._check(config, keys, names)
+        self._check(config, names)
         values = {key: value for key, value in config if key in RunConfig.model_fields}
         own = {"objective": None, "added_pairs": None}
         return {name: Part(self.single[name], RunConfig.of({**values, **own, "task": name})) for name in names}
@@ -86,7 +86,7 @@ class Multi(Task):
         """Return the metric of each task by which its score is measured."""
         return {name: self.metrics[f"{name}/{part.task.objective}"] for name, part in self.parts(config).items()}
 
-    def _check(self, config: RunConfig, keys: MultiKeys, names: Sequence[str]) -> None:
+    def _check(self, config: RunConfig, names: Sequence[str]) -> None:
         """Raise ConfigError for keys that do not fit several tasks."""
         if config.adapter not in ADAPTERS:
             raise ConfigError(
@@ -96,12 +96,9 @@ class Multi(Task):
             raise ConfigError(f"The value of `growth` is {config.growth:g}, but must be 1 with several tasks")
         if config.pretrain in names:
             raise ConfigError(f"The value of `pretrain` is {config.pretrain!r}, but must not be one of `tasks`")
-        if self._has_own_pairs(config, keys) and (config.dora or config.lora_init != "default"):
+        if has_own_pairs(config) and (config.dora or config.lora_init != "default"):
             key, value, wanted = ("dora", True, False) if config.dora else ("lora_init", config.lora_init, "default")
             raise ConfigError(f"The value of `{key}` is {value!r}, but must be {wanted!r} with `task_adapters` both")
-
-    def _has_own_pairs(self, config: RunConfig, keys: MultiKeys) -> bool:
-        return config.adapter == "lora" and COMBINATIONS[keys.combination].shares and keys.task_adapters == "both"
 
     def values(self, config: RunConfig) -> Mapping[str, Any]:
         """Return overrides, as `Component.values` does: keys that neither the tasks nor their combination read."""
